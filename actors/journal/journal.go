@@ -1,0 +1,152 @@
+// Package journal is the vocabulary of durable state: one gapless, fenced
+// sequence of events per grain, with its snapshots, idempotency records and
+// wake-ups, and the bulk data (blobs, chunks, vectors) its events speak of.
+// The grains consume these ports; the adapters below storage/ implement them
+// and pass the conformance suite storage/storagetest. Standard library only.
+//
+// Authority: the owner row (kind, tenant, id, epoch, activation, node, head).
+// Only the holder of the current (epoch, activation) can append, and an append
+// moves head from exactly the value the holder knows. Invariants (design I1–I5):
+//
+//	I1  one (epoch, activation) can commit
+//	I2  epochs only rise
+//	I3  events are gapless: head = max(seq) = count(events)
+//	I4  acknowledged ⇒ in the journal for ever (until erased as a whole)
+//	I5  an idempotency key applies once and keeps its first response
+package journal
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Errors every implementation of [Store] reports with errors.Is.
+var (
+	// ErrFenced: another activation owns the grain, or head moved. The holder
+	// must stop itself and its children and answer nothing.
+	ErrFenced = errors.New("journal: fenced: another activation owns this grain")
+	// ErrInDoubt: the commit may or may not have happened. Neither OK nor
+	// failed may be answered before the journal has been read again.
+	ErrInDoubt = errors.New("journal: outcome of the commit is in doubt")
+	// ErrUnavailable: nothing was written; the store cannot be reached or is closed.
+	ErrUnavailable = errors.New("journal: store unavailable")
+	// ErrNotFound: the blob, chunk or snapshot asked for does not exist.
+	ErrNotFound = errors.New("journal: not found")
+	// ErrLocked: a second process holds the data folder.
+	ErrLocked = errors.New("journal: data folder is in use by another process")
+	// ErrCorrupt: stored bytes do not match their checksum.
+	ErrCorrupt = errors.New("journal: stored data is corrupt")
+)
+
+// Identity names a grain. Tenant is never empty: every key of every table starts with it.
+type Identity struct {
+	Kind   string // "tenant" or "kb"
+	Tenant string
+	ID     string
+}
+
+// String gives kind/tenant/id, for logs.
+func (i Identity) String() string { return i.Kind + "/" + i.Tenant + "/" + i.ID }
+
+// Fence is the proof of ownership an activation holds.
+type Fence struct {
+	Identity   Identity
+	Epoch      int64  // rises by one with each activation
+	Activation string // a new UUID per activation: two activations never share one
+	Node       string // the node that holds it, for operators
+}
+
+// Owner is the owner row as an operator or a taking-over node sees it.
+type Owner struct {
+	Fence
+	Head     int64     // sequence number of the last event, 0 = none
+	Released bool      // the holder gave it up
+	Since    time.Time // when it was acquired
+}
+
+// Event is one entry of a grain's journal.
+type Event struct {
+	Seq       int64     // 1, 2, 3 … without gaps
+	Time      time.Time // when it was decided, UTC
+	Type      string    // stable name of the event, e.g. "document.added"
+	Data      []byte    // encoded by the domain; opaque here
+	Principal string    // who caused it; "system" for the grain itself
+	RequestID string    // request that caused it, "" when none
+}
+
+// IdempotencyKey identifies a client's request inside one grain.
+type IdempotencyKey struct {
+	Principal string
+	Method    string
+	Key       string
+}
+
+// Idempotency remembers the response of a keyed request, in the same
+// transaction as the events it caused.
+type Idempotency struct {
+	IdempotencyKey
+	RequestHash string // SHA-256 in hex of the request; a different one under the same key is a misuse
+	Response    []byte
+	Expires     time.Time
+}
+
+// Wakeup makes unfinished work findable without the grain being active.
+type Wakeup struct {
+	Key string    // unique inside the grain, e.g. a document id
+	Due time.Time // when the owner should act at the latest
+}
+
+// DueWakeup is a wake-up together with its grain.
+type DueWakeup struct {
+	Identity Identity
+	Wakeup
+}
+
+// Batch is what one commit writes. All of it or nothing.
+type Batch struct {
+	Head         int64         // the head the holder knows; the commit moves it by len(Events)
+	Events       []Event       // Seq must be Head+1 … Head+len(Events)
+	Idempotency  []Idempotency // recorded with the events; the holder looks keys up before it decides, an expired record is replaced
+	SetWakeups   []Wakeup      // inserted or moved
+	ClearWakeups []string      // keys removed; unknown keys are no error
+	ClaimBlobs   []string      // blob ids that now belong to this grain (see BlobStore)
+}
+
+// Snapshot is a grain's state at Seq. It may lag the head; the events after it are replayed.
+type Snapshot struct {
+	Seq   int64
+	State []byte // encoded by the domain
+	Index []byte // encoded search index, nil when none
+}
+
+// Store keeps the journals.
+// Implementations are safe for concurrent use. A context that ends before the
+// commit started yields its error and nothing is written; a commit that has
+// started runs to its end on a context of its own.
+type Store interface {
+	// Acquire takes the grain over: epoch+1 and a new activation. It creates
+	// the owner row of a grain never seen. Returns the head to replay to.
+	Acquire(ctx context.Context, id Identity, node string) (Fence, int64, error)
+	// Release gives the grain up; a stale fence is no error.
+	Release(ctx context.Context, f Fence) error
+	// Owner reads the owner row; ErrNotFound when the grain was never activated.
+	Owner(ctx context.Context, id Identity) (Owner, error)
+	// Append commits b under f. ErrFenced, ErrInDoubt or ErrUnavailable on failure.
+	// A batch with no events may still carry wake-ups; the fence is checked all the same.
+	Append(ctx context.Context, f Fence, b Batch) error
+	// Events reads up to limit events with Seq > after, in order.
+	Events(ctx context.Context, id Identity, after int64, limit int) ([]Event, error)
+	// FindIdempotency looks a key up; ok is false when unknown or expired.
+	FindIdempotency(ctx context.Context, id Identity, key IdempotencyKey) (rec Idempotency, ok bool, err error)
+	// SaveSnapshot stores s under the fence, replacing an older one; ErrFenced when stale.
+	SaveSnapshot(ctx context.Context, f Fence, s Snapshot) error
+	// LoadSnapshot returns the newest snapshot; ErrNotFound when none.
+	LoadSnapshot(ctx context.Context, id Identity) (Snapshot, error)
+	// DueWakeups lists up to limit wake-ups due at now, the most overdue first.
+	DueWakeups(ctx context.Context, now time.Time, limit int) ([]DueWakeup, error)
+	// Erase removes everything of the grain but its owner row and its head
+	// (so that epochs and sequence numbers never start again): events,
+	// snapshots, idempotency records, wake-ups. Fenced.
+	Erase(ctx context.Context, f Fence) error
+}
