@@ -1,0 +1,221 @@
+package kb
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// applyDocument folds an event about a document.
+func (k *KB) applyDocument(seq int64, at time.Time, e Event) error {
+	switch e := e.(type) {
+	case *DocumentAdded:
+		return k.applyAdded(seq, at, e)
+	case *DocumentStarted:
+		return k.change(seq, at, e.ID, e.Version, e.Stage, func(d *Document) { startRun(d, e) })
+	case *DocumentFetched:
+		return k.change(seq, at, e.ID, e.Version, StateParsing, func(d *Document) {
+			d.Source = e.Source
+			if e.MediaType != "" && d.MediaType == "" {
+				d.MediaType = e.MediaType
+			}
+			if e.Name != "" && d.Name == "" {
+				d.Name = e.Name
+			}
+		})
+	case *DocumentChunked:
+		return k.change(seq, at, e.ID, e.Version, StateEmbedding, func(d *Document) { applyChunked(d, e) })
+	case *DocumentIndexed:
+		return k.applyIndexed(seq, at, e)
+	case *DocumentPaused:
+		return k.change(seq, at, e.ID, e.Version, StateQueued, func(d *Document) { d.Running = false })
+	case *DocumentRetried:
+		return k.change(seq, at, e.ID, e.Version, StateQueued, func(d *Document) {
+			d.Running, d.Failures, d.RetryAt, d.Error = false, d.Failures+1, e.RetryAt, &e.Error
+		})
+	case *DocumentFailed:
+		return k.change(seq, at, e.ID, e.Version, StateFailed, func(d *Document) {
+			endRun(d)
+			d.Error = &e.Error
+		})
+	case *DocumentCancelled:
+		return k.change(seq, at, e.ID, e.Version, StateCancelled, endRun)
+	case *DocumentDeleteRequested:
+		return k.change(seq, at, e.ID, 0, StateDeleting, endRun)
+	case *DocumentDeleted:
+		return k.applyDeleted(e.ID)
+	}
+	return fmt.Errorf("unknown event")
+}
+
+// startRun counts the run; one that finds the former still running knows that
+// the former ended with nobody to tell.
+func startRun(d *Document, e *DocumentStarted) {
+	if d.Running {
+		d.Crashes++
+	}
+	if d.Attempt != e.Attempt {
+		d.Chunked, d.Model = 0, ""
+	}
+	d.Running, d.Attempt, d.RetryAt = true, e.Attempt, time.Time{}
+	d.Runs++
+}
+
+func endRun(d *Document) {
+	d.Running, d.RetryAt = false, time.Time{}
+	if d.Live != nil && !d.Live.Embedded {
+		// A version that failed or was cancelled before it was whole is not
+		// found: half a result that never completes would mislead.
+		d.Live = nil
+	}
+}
+
+func applyChunked(d *Document, e *DocumentChunked) {
+	d.Chunked, d.Content, d.Attempt, d.Model = e.Chunks, e.Content, e.Attempt, e.Model
+	if d.Live == nil && e.Chunks > 0 {
+		d.Live = &Live{Version: d.Version, Attempt: e.Attempt, Chunks: e.Chunks, Content: e.Content, Blob: d.Source.Blob}
+	}
+}
+
+func (k *KB) applyIndexed(seq int64, at time.Time, e *DocumentIndexed) error {
+	to := StateReady
+	if e.Chunks == 0 {
+		to = StateReadyEmpty
+	}
+	return k.change(seq, at, e.ID, e.Version, to, func(d *Document) {
+		d.Running, d.RetryAt, d.Error = false, time.Time{}, nil
+		d.Attempt, d.Chunked, d.Model, d.Content = e.Attempt, e.Chunks, e.Model, e.Content
+		d.Live = &Live{Version: e.Version, Attempt: e.Attempt, Chunks: e.Chunks, Embedded: true,
+			Model: e.Model, Content: e.Content, Blob: d.Source.Blob}
+	})
+}
+
+func (k *KB) applyAdded(seq int64, at time.Time, e *DocumentAdded) error {
+	old := k.docs[e.ID]
+	if old == nil {
+		if k.docs == nil {
+			k.docs, k.byHash = make(map[string]*Document), make(map[string]string)
+		}
+		d := &Document{ID: e.ID, Created: at, CreatedSeq: seq}
+		fillVersion(d, e)
+		k.docs[e.ID] = d
+		k.order = append(k.order, e.ID)
+		d.Updated, d.UpdatedSeq = at, seq
+		k.account(nil, d)
+		return nil
+	}
+	if e.Version != old.Version+1 {
+		return fmt.Errorf("version %d follows %d", e.Version, old.Version)
+	}
+	return k.change(seq, at, e.ID, 0, StateQueued, func(d *Document) { fillVersion(d, e) })
+}
+
+func fillVersion(d *Document, e *DocumentAdded) {
+	d.Name, d.MediaType, d.Metadata, d.OnDuplicate = e.Name, e.MediaType, copyMetadata(e.Metadata), e.OnDuplicate
+	d.Chunking, d.Version, d.Source, d.State = e.Chunking, e.Version, e.Source, StateQueued
+	d.Attempt, d.Chunked, d.Model, d.Runs, d.Failures, d.Crashes = "", 0, "", 0, 0, 0
+	d.Running, d.RetryAt, d.Error, d.Content = false, time.Time{}, nil, Content{}
+}
+
+// change replaces a document by a changed copy in state to. version 0 means any.
+func (k *KB) change(seq int64, at time.Time, id string, version int64, to DocumentState, edit func(*Document)) error {
+	old := k.docs[id]
+	if old == nil {
+		return fmt.Errorf("document %q is not there", id)
+	}
+	if version != 0 && version != old.Version {
+		return fmt.Errorf("document %q is at version %d, the event at %d", id, old.Version, version)
+	}
+	if !CanMove(old.State, to) {
+		return fmt.Errorf("document %q cannot go from %s to %s", id, old.State, to)
+	}
+	d := old.clone()
+	edit(d)
+	d.State, d.Updated, d.UpdatedSeq = to, at, seq
+	k.docs[id] = d
+	k.account(old, d)
+	return nil
+}
+
+func (k *KB) applyDeleted(id string) error {
+	d := k.docs[id]
+	if d == nil || d.State != StateDeleting {
+		return fmt.Errorf("document %q is not being deleted", id)
+	}
+	k.account(d, nil)
+	delete(k.docs, id)
+	if i := slices.Index(k.order, id); i >= 0 {
+		k.order = slices.Delete(k.order, i, i+1)
+	}
+	return nil
+}
+
+// account keeps counters and the duplicate maps in step with one document's change.
+func (k *KB) account(old, now *Document) {
+	if old != nil {
+		k.counts[old.State]--
+		k.bytes -= old.Source.Size
+		k.chunks -= old.liveChunks()
+		k.disown(old)
+	}
+	if now != nil {
+		k.counts[now.State]++
+		k.bytes += now.Source.Size
+		k.chunks += now.liveChunks()
+		k.own(now)
+	}
+}
+
+func (d *Document) liveChunks() int64 {
+	if d.Live == nil || d.State == StateDeleting {
+		return 0
+	}
+	return int64(d.Live.Chunks)
+}
+
+// own records the document as the one that has its source, unless another has
+// it already (NEW_VERSION under a different id) or it is on its way out.
+func (k *KB) own(d *Document) {
+	if d.State == StateDeleting {
+		return
+	}
+	k.byHash = k.claim(k.byHash, d.Source.SHA256, d.ID)
+	k.byURL = k.claim(k.byURL, d.Source.URL, d.ID)
+}
+
+func (k *KB) claim(owners map[string]string, source, id string) map[string]string {
+	if source == "" {
+		return owners
+	}
+	if owners == nil {
+		owners = make(map[string]string)
+	}
+	if owner, taken := owners[source]; !taken {
+		owners[source] = id
+	} else if owner != id {
+		k.shared++
+	}
+	return owners
+}
+
+// disown gives the document's source up; another document that has it too
+// becomes its owner, so that the duplicate rule goes on holding.
+func (k *KB) disown(d *Document) {
+	lostHash := d.Source.SHA256 != "" && k.byHash[d.Source.SHA256] == d.ID
+	lostURL := d.Source.URL != "" && k.byURL[d.Source.URL] == d.ID
+	if lostHash {
+		delete(k.byHash, d.Source.SHA256)
+	}
+	if lostURL {
+		delete(k.byURL, d.Source.URL)
+	}
+	if k.shared == 0 || (!lostHash && !lostURL) {
+		return
+	}
+	for _, id := range k.order {
+		if o := k.docs[id]; o != nil && id != d.ID && o.State != StateDeleting &&
+			(lostHash && o.Source.SHA256 == d.Source.SHA256 || lostURL && o.Source.URL == d.Source.URL) {
+			k.own(o)
+		}
+	}
+}

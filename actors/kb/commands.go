@@ -1,0 +1,276 @@
+package kb
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"time"
+)
+
+var (
+	kbIDPattern  = regexp.MustCompile(`^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`)
+	docIDPattern = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]{0,126}[A-Za-z0-9])?$`)
+)
+
+// ValidID reports whether id may name a knowledge base.
+func ValidID(id string) bool { return kbIDPattern.MatchString(id) }
+
+// ValidDocumentID reports whether id may name a document.
+func ValidDocumentID(id string) bool { return docIDPattern.MatchString(id) }
+
+// Exists fails unless the knowledge base can be read and written.
+func (k *KB) Exists() error {
+	if k.phase != PhaseActive {
+		return Errorf(CodeNotFound, ReasonKnowledgeBaseNotFound, "knowledge base %q does not exist", k.id).
+			With("knowledge_base", k.id)
+	}
+	return nil
+}
+
+// Create decides a new incarnation.
+func (k *KB) Create(uid, displayName, description string, config Config) ([]Event, error) {
+	switch k.phase {
+	case PhaseActive:
+		return nil, Errorf(CodeAlreadyExists, ReasonKnowledgeBaseExists, "knowledge base %q exists", k.id).
+			With("knowledge_base", k.id)
+	case PhaseDeleting, PhaseDeleted:
+		return nil, Errorf(CodeUnavailable, ReasonUnavailable, "knowledge base %q is being deleted; try again", k.id).
+			After(time.Second)
+	}
+	if !ValidID(k.id) {
+		return nil, Errorf(CodeInvalidArgument, ReasonRequestInvalid, "%q is not a knowledge base id", k.id)
+	}
+	return []Event{&Created{UID: uid, DisplayName: displayName, Description: description, Config: config}}, nil
+}
+
+// Update decides a change of description or configuration along mask paths.
+func (k *KB) Update(etag, displayName, description string, config Config, mask []string) ([]Event, error) {
+	if err := k.Exists(); err != nil {
+		return nil, err
+	}
+	if err := checkEtag(etag, k.Etag()); err != nil {
+		return nil, err
+	}
+	if len(mask) == 0 {
+		return nil, Errorf(CodeInvalidArgument, ReasonFieldMaskInvalid, "update_mask is empty")
+	}
+	e := &Updated{DisplayName: k.name, Description: k.descr, Config: k.config, ConfigVersion: k.configVersion + 1}
+	for _, path := range mask {
+		switch path {
+		case "display_name":
+			e.DisplayName = displayName
+		case "description":
+			e.Description = description
+		default:
+			set, ok := configFields[path]
+			if !ok {
+				return nil, Errorf(CodeInvalidArgument, ReasonFieldMaskInvalid, "update_mask: %q cannot be changed", path).
+					With("path", path)
+			}
+			set(&e.Config, &config)
+		}
+	}
+	return []Event{e}, nil
+}
+
+func checkEtag(got, want string) error {
+	if got != "" && got != want {
+		return Errorf(CodeAborted, ReasonEtagMismatch, "the etag does not match: somebody changed it meanwhile")
+	}
+	return nil
+}
+
+// Delete decides the deletion of the whole knowledge base.
+func (k *KB) Delete(etag string) ([]Event, error) {
+	if err := k.Exists(); err != nil {
+		return nil, err
+	}
+	if err := checkEtag(etag, k.Etag()); err != nil {
+		return nil, err
+	}
+	return []Event{&DeleteRequested{}}, nil
+}
+
+// AddRequest is what [KB.Add] needs.
+type AddRequest struct {
+	ID          string // chosen by the caller, or ""
+	NewID       string // used when ID is empty
+	Name        string
+	MediaType   string
+	Metadata    map[string]string
+	Source      Source
+	OnDuplicate OnDuplicate
+	Chunking    *ChunkingConfig
+	Limits      Limits
+}
+
+// Add decides what becomes of a document: queued, the next version of one that
+// is there, or nothing because it is there. existing is set in the last case.
+func (k *KB) Add(r AddRequest) (events []Event, id string, existing *Document, err error) {
+	if err := k.Exists(); err != nil {
+		return nil, "", nil, err
+	}
+	if err := r.check(); err != nil {
+		return nil, "", nil, err
+	}
+	named, same := k.docs[r.ID], k.sameSource(r.Source)
+	if named != nil && !named.has(r.Source) {
+		// Other bytes under a known id: its next version, whoever else has them.
+		if r.OnDuplicate == DuplicateFail {
+			return nil, "", nil, duplicateError(named, "the document id is taken")
+		}
+		return k.nextVersion(r, named)
+	}
+	if named != nil {
+		same = named
+	}
+	if same == nil {
+		return k.addNew(r)
+	}
+	switch r.OnDuplicate {
+	case DuplicateFail:
+		return nil, "", nil, duplicateError(same, "a document with the same source is there")
+	case DuplicateNewVersion:
+		return k.nextVersion(r, same)
+	}
+	if same.State == StateFailed || same.State == StateCancelled {
+		// Sending the same bytes again is how people retry.
+		return k.nextVersion(r, same)
+	}
+	return nil, same.ID, same, nil
+}
+
+func (r *AddRequest) check() error {
+	if r.ID != "" && !ValidDocumentID(r.ID) {
+		return Errorf(CodeInvalidArgument, ReasonRequestInvalid, "%q is not a document id", r.ID)
+	}
+	if r.Source.URL == "" {
+		return nil
+	}
+	u, err := url.Parse(r.Source.URL)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
+		return Errorf(CodeInvalidArgument, ReasonURLNotValid, "the URL must be http or https, with a host and without credentials")
+	}
+	return nil
+}
+
+// has reports whether the document's newest version has this source.
+func (d *Document) has(s Source) bool {
+	if s.SHA256 != "" {
+		return d.Source.SHA256 == s.SHA256
+	}
+	return s.URL != "" && d.Source.URL == s.URL
+}
+
+func (k *KB) sameSource(s Source) *Document {
+	if s.SHA256 != "" {
+		return k.docs[k.byHash[s.SHA256]]
+	}
+	return k.docs[k.byURL[s.URL]]
+}
+
+func (k *KB) addNew(r AddRequest) ([]Event, string, *Document, error) {
+	if err := k.checkLimits(r, 0); err != nil {
+		return nil, "", nil, err
+	}
+	id := r.ID
+	if id == "" {
+		id = r.NewID
+	}
+	return []Event{&DocumentAdded{ID: id, Version: 1, Name: r.Name, MediaType: r.MediaType, Metadata: r.Metadata,
+		Source: r.Source, OnDuplicate: r.OnDuplicate, Chunking: r.Chunking}}, id, nil, nil
+}
+
+// nextVersion decides the next version of d from a new request.
+func (k *KB) nextVersion(r AddRequest, d *Document) ([]Event, string, *Document, error) {
+	if d.State == StateDeleting {
+		return nil, "", nil, stateError(d, "is being deleted")
+	}
+	if err := k.checkLimits(r, d.Source.Size); err != nil {
+		return nil, "", nil, err
+	}
+	var events []Event
+	if d.State.Pending() {
+		events = append(events, &DocumentCancelled{ID: d.ID, Version: d.Version})
+	}
+	name := r.Name
+	if name == "" {
+		name = d.Name
+	}
+	events = append(events, &DocumentAdded{ID: d.ID, Version: d.Version + 1, Name: name, MediaType: r.MediaType,
+		Metadata: r.Metadata, Source: r.Source, OnDuplicate: r.OnDuplicate, Chunking: r.Chunking})
+	return events, d.ID, nil, nil
+}
+
+// checkLimits refuses a document too many, or bytes too many; freed bytes count back.
+func (k *KB) checkLimits(r AddRequest, freed int64) error {
+	if freed == 0 && int64(len(k.docs)) >= r.Limits.DocumentsPerKB {
+		return Errorf(CodeResourceExhausted, ReasonDocumentLimit,
+			"knowledge base %q holds %d documents, the most its tier allows", k.id, len(k.docs)).
+			With("limit", fmt.Sprint(r.Limits.DocumentsPerKB))
+	}
+	if k.bytes-freed+r.Source.Size > r.Limits.StorageBytes {
+		return Errorf(CodeResourceExhausted, ReasonStorageLimit,
+			"knowledge base %q would hold %d bytes, more than its tier allows", k.id, k.bytes-freed+r.Source.Size).
+			With("limit", fmt.Sprint(r.Limits.StorageBytes))
+	}
+	return nil
+}
+
+func duplicateError(d *Document, why string) error {
+	return Errorf(CodeAlreadyExists, ReasonDocumentDuplicate, "%s: %q (%s)", why, d.ID, d.Name).With("document", d.ID)
+}
+
+func stateError(d *Document, why string) error {
+	return Errorf(CodeFailedPrecondition, ReasonDocumentState, "document %q %s (state %s)", d.ID, why, d.State).
+		With("document", d.ID).With("state", d.State.String())
+}
+
+// Find looks a document up.
+func (k *KB) Find(id string) (*Document, error) {
+	if err := k.Exists(); err != nil {
+		return nil, err
+	}
+	d := k.docs[id]
+	if d == nil || d.State == StateDeleting {
+		return nil, Errorf(CodeNotFound, ReasonDocumentNotFound, "document %q does not exist in knowledge base %q", id, k.id).
+			With("document", id)
+	}
+	return d, nil
+}
+
+// Reprocess decides a new version from the source that is there.
+func (k *KB) Reprocess(id string, chunking *ChunkingConfig) ([]Event, error) {
+	d, err := k.Find(id)
+	if err != nil {
+		return nil, err
+	}
+	if !d.State.Terminal() {
+		return nil, stateError(d, "is being processed")
+	}
+	if chunking == nil {
+		chunking = d.Chunking
+	}
+	return []Event{&DocumentAdded{ID: d.ID, Version: d.Version + 1, Name: d.Name, MediaType: d.MediaType,
+		Metadata: d.Metadata, Source: d.Source, OnDuplicate: DuplicateNewVersion, Chunking: chunking}}, nil
+}
+
+// Cancel decides the end of a version that is queued or being processed.
+func (k *KB) Cancel(id string) ([]Event, error) {
+	d, err := k.Find(id)
+	if err != nil {
+		return nil, err
+	}
+	if !d.State.Pending() {
+		return nil, stateError(d, "is not being processed")
+	}
+	return []Event{&DocumentCancelled{ID: id, Version: d.Version}}, nil
+}
+
+// DeleteDocument decides the deletion of a document in any state.
+func (k *KB) DeleteDocument(id string) ([]Event, error) {
+	if _, err := k.Find(id); err != nil {
+		return nil, err
+	}
+	return []Event{&DocumentDeleteRequested{ID: id}}, nil
+}

@@ -1,0 +1,142 @@
+package kb
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Phase is where a knowledge base stands.
+type Phase uint8
+
+// The phases. A name whose knowledge base was deleted is PhaseNone again.
+const (
+	PhaseNone Phase = iota
+	PhaseActive
+	PhaseDeleting
+	PhaseDeleted // erased, but its journal is not yet
+)
+
+// KB is the state of one knowledge base name: the fold of its events. It is
+// not safe for concurrent use; the documents it hands out are immutable.
+type KB struct {
+	id            string
+	phase         Phase
+	uid           string
+	name          string
+	descr         string
+	config        Config
+	configVersion int64 // rises with each Updated
+	listed        bool  // registered with the tenant
+	revision      int64 // sequence number of the last applied event
+	created       time.Time
+	updated       time.Time
+
+	docs   map[string]*Document
+	order  []string          // document ids by creation
+	byHash map[string]string // source hash → document that owns it
+	byURL  map[string]string // source URL → document that owns it
+	shared int               // documents that found their hash or URL owned by another
+	counts [StateDeleting + 1]int
+	bytes  int64 // sum of the newest versions' source sizes
+	chunks int64 // sum of live chunks
+}
+
+// New makes the state of a knowledge base name nothing is known of.
+func New(id string) *KB { return &KB{id: id} }
+
+// Accessors.
+func (k *KB) ID() string                   { return k.id }
+func (k *KB) UID() string                  { return k.uid }
+func (k *KB) Phase() Phase                 { return k.phase }
+func (k *KB) DisplayName() string          { return k.name }
+func (k *KB) Description() string          { return k.descr }
+func (k *KB) Config() Config               { return k.config }
+func (k *KB) ConfigVersion() int64         { return k.configVersion }
+func (k *KB) Listed() bool                 { return k.listed }
+func (k *KB) Revision() int64              { return k.revision }
+func (k *KB) CreatedAt() time.Time         { return k.created }
+func (k *KB) UpdatedAt() time.Time         { return k.updated }
+func (k *KB) SourceBytes() int64           { return k.bytes }
+func (k *KB) Chunks() int64                { return k.chunks }
+func (k *KB) Len() int                     { return len(k.docs) }
+func (k *KB) Count(s DocumentState) int    { return k.counts[s] }
+func (k *KB) Document(id string) *Document { return k.docs[id] }
+func (k *KB) Etag() string                 { return fmt.Sprintf("%s-%d", k.uid, k.configVersion) }
+
+// Pending counts documents that are owed work.
+func (k *KB) Pending() int {
+	n := 0
+	for s := StateQueued; s <= StateIndexing; s++ {
+		n += k.counts[s]
+	}
+	return n
+}
+
+// All visits every document in order of creation until yield says stop.
+func (k *KB) All(yield func(*Document) bool) {
+	for _, id := range k.order {
+		if d := k.docs[id]; d != nil && !yield(d) {
+			return
+		}
+	}
+}
+
+// After visits the documents created after a sequence number, in order.
+func (k *KB) After(seq int64, yield func(*Document) bool) {
+	at, _ := slices.BinarySearchFunc(k.order, seq+1, func(id string, want int64) int {
+		return int(min(max(k.docs[id].CreatedSeq-want, -1), 1))
+	})
+	for _, id := range k.order[at:] {
+		if !yield(k.docs[id]) {
+			return
+		}
+	}
+}
+
+// Apply folds one event into the state. An error means that the journal and
+// this release disagree; the grain must not go on.
+func (k *KB) Apply(seq int64, at time.Time, e Event) error {
+	if seq != k.revision+1 {
+		return fmt.Errorf("kb: event %d (%s) after revision %d: the journal has a gap", seq, e.Type(), k.revision)
+	}
+	var err error
+	switch e := e.(type) {
+	case *Created:
+		err = k.applyCreated(e, at)
+	case *Registered:
+		k.listed = true
+	case *Updated:
+		k.name, k.descr, k.config, k.configVersion, k.updated = e.DisplayName, e.Description, e.Config, e.ConfigVersion, at
+	case *DeleteRequested:
+		k.phase = PhaseDeleting
+	case *Deleted:
+		k.clear()
+		k.phase = PhaseDeleted
+	default:
+		err = k.applyDocument(seq, at, e)
+	}
+	if err != nil {
+		return fmt.Errorf("kb: apply event %d (%s): %w", seq, e.Type(), err)
+	}
+	k.revision = seq
+	return nil
+}
+
+func (k *KB) applyCreated(e *Created, at time.Time) error {
+	if k.phase == PhaseActive || k.phase == PhaseDeleting {
+		return fmt.Errorf("created in phase %d", k.phase)
+	}
+	k.clear()
+	k.phase, k.uid, k.name, k.descr = PhaseActive, e.UID, e.DisplayName, e.Description
+	k.config, k.configVersion, k.created, k.updated = e.Config, 1, at, at
+	return nil
+}
+
+// clear forgets everything but the name and the revision.
+func (k *KB) clear() {
+	*k = KB{id: k.id, revision: k.revision}
+}
+
+// Reset gives the state of an erased name: nothing but its revision.
+func (k *KB) Reset() { k.clear() }

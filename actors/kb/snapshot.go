@@ -1,0 +1,64 @@
+package kb
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// image is the stored form of a knowledge base's state.
+type image struct {
+	Format        int         `json:"format"`
+	Phase         Phase       `json:"phase"`
+	UID           string      `json:"uid,omitempty"`
+	DisplayName   string      `json:"display_name,omitempty"`
+	Description   string      `json:"description,omitempty"`
+	Config        Config      `json:"config,omitzero"`
+	ConfigVersion int64       `json:"config_version,omitempty"`
+	Listed        bool        `json:"listed,omitempty"`
+	Revision      int64       `json:"revision"`
+	Created       time.Time   `json:"created,omitzero"`
+	Updated       time.Time   `json:"updated,omitzero"`
+	Documents     []*Document `json:"documents,omitempty"`
+}
+
+const imageFormat = 1
+
+// Freeze captures the state so that another goroutine may encode it while this
+// one goes on: it copies pointers to documents, which are immutable.
+func (k *KB) Freeze() func() ([]byte, error) {
+	im := image{Format: imageFormat, Phase: k.phase, UID: k.uid, DisplayName: k.name, Description: k.descr,
+		Config: k.config, ConfigVersion: k.configVersion, Listed: k.listed, Revision: k.revision,
+		Created: k.created, Updated: k.updated, Documents: slices.Collect(k.All)}
+	return func() ([]byte, error) {
+		data, err := json.Marshal(im)
+		if err != nil {
+			return nil, fmt.Errorf("kb: encode snapshot: %w", err)
+		}
+		return data, nil
+	}
+}
+
+// Restore reads a snapshot made by Freeze.
+func Restore(id string, data []byte) (*KB, error) {
+	var im image
+	if err := json.Unmarshal(data, &im); err != nil {
+		return nil, fmt.Errorf("kb: decode snapshot: %w", err)
+	}
+	if im.Format != imageFormat {
+		return nil, fmt.Errorf("kb: snapshot format %d is unknown to this release", im.Format)
+	}
+	k := &KB{id: id, phase: im.Phase, uid: im.UID, name: im.DisplayName, descr: im.Description, config: im.Config,
+		configVersion: im.ConfigVersion, listed: im.Listed, revision: im.Revision, created: im.Created, updated: im.Updated}
+	if len(im.Documents) > 0 {
+		k.docs = make(map[string]*Document, len(im.Documents))
+		k.order = make([]string, 0, len(im.Documents))
+	}
+	for _, d := range im.Documents {
+		k.docs[d.ID] = d
+		k.order = append(k.order, d.ID)
+		k.account(nil, d)
+	}
+	return k, nil
+}
