@@ -117,7 +117,6 @@ type Batch struct {
 type Snapshot struct {
 	Seq   int64
 	State []byte // encoded by the domain
-	Index []byte // encoded search index, nil when none
 }
 
 // Store keeps the journals.
@@ -139,14 +138,20 @@ type Store interface {
 	Events(ctx context.Context, id Identity, after int64, limit int) ([]Event, error)
 	// FindIdempotency looks a key up; ok is false when unknown or expired.
 	FindIdempotency(ctx context.Context, id Identity, key IdempotencyKey) (rec Idempotency, ok bool, err error)
-	// SaveSnapshot stores s under the fence, replacing an older one; ErrFenced when stale.
+	// SaveSnapshot stores s under the fence, replacing an older one; one that is
+	// older than what is stored is ignored. ErrFenced when the fence is stale.
 	SaveSnapshot(ctx context.Context, f Fence, s Snapshot) error
 	// LoadSnapshot returns the newest snapshot; ErrNotFound when none.
 	LoadSnapshot(ctx context.Context, id Identity) (Snapshot, error)
+	// SaveIndex stores the encoded search index under the fence, replacing what
+	// was there; up to hundreds of MB. ErrFenced when the fence is stale.
+	SaveIndex(ctx context.Context, f Fence, data []byte) error
+	// LoadIndex returns the stored search index; ErrNotFound when none.
+	LoadIndex(ctx context.Context, id Identity) ([]byte, error)
 	// DueWakeups lists up to limit wake-ups due at now, the most overdue first.
 	DueWakeups(ctx context.Context, now time.Time, limit int) ([]DueWakeup, error)
 	// Erase removes everything of the grain but its owner row and its head
 	// (so that epochs and sequence numbers never start again): events,
-	// snapshots, idempotency records, wake-ups. Fenced.
+	// snapshots but one at the head, the index, idempotency records, wake-ups. Fenced.
 	Erase(ctx context.Context, f Fence) error
 }

@@ -12,7 +12,7 @@ func (k *KB) applyDocument(seq int64, at time.Time, e Event) error {
 	case *DocumentAdded:
 		return k.applyAdded(seq, at, e)
 	case *DocumentStarted:
-		return k.change(seq, at, e.ID, e.Version, e.Stage, func(d *Document) { startRun(d, e) })
+		return k.applyStarted(seq, at, e)
 	case *DocumentFetched:
 		return k.change(seq, at, e.ID, e.Version, StateParsing, func(d *Document) {
 			d.Source = e.Source
@@ -48,6 +48,18 @@ func (k *KB) applyDocument(seq int64, at time.Time, e Event) error {
 	return fmt.Errorf("unknown event")
 }
 
+// applyStarted moves the document to the stage its durable work allows. That may
+// be an earlier one than the former run reached, so it goes through the queue.
+func (k *KB) applyStarted(seq int64, at time.Time, e *DocumentStarted) error {
+	if !e.Stage.Processing() {
+		return fmt.Errorf("document %q cannot start at %s", e.ID, e.Stage)
+	}
+	if err := k.change(seq, at, e.ID, e.Version, StateQueued, func(*Document) {}); err != nil {
+		return err
+	}
+	return k.change(seq, at, e.ID, e.Version, e.Stage, func(d *Document) { startRun(d, e) })
+}
+
 // startRun counts the run; one that finds the former still running knows that
 // the former ended with nobody to tell.
 func startRun(d *Document, e *DocumentStarted) {
@@ -72,7 +84,11 @@ func endRun(d *Document) {
 
 func applyChunked(d *Document, e *DocumentChunked) {
 	d.Chunked, d.Content, d.Attempt, d.Model = e.Chunks, e.Content, e.Attempt, e.Model
-	if d.Live == nil && e.Chunks > 0 {
+	if d.Live != nil && d.Live.Embedded {
+		return // the former version stays until this one is whole
+	}
+	d.Live = nil
+	if e.Chunks > 0 {
 		d.Live = &Live{Version: d.Version, Attempt: e.Attempt, Chunks: e.Chunks, Content: e.Content, Blob: d.Source.Blob}
 	}
 }
@@ -156,14 +172,29 @@ func (k *KB) account(old, now *Document) {
 		k.counts[old.State]--
 		k.bytes -= old.Source.Size
 		k.chunks -= old.liveChunks()
-		k.disown(old)
 	}
 	if now != nil {
 		k.counts[now.State]++
 		k.bytes += now.Source.Size
 		k.chunks += now.liveChunks()
+	}
+	if old.owns() == now.owns() {
+		return // most changes: disown may have to look at every document
+	}
+	if old != nil {
+		k.disown(old)
+	}
+	if now != nil {
 		k.own(now)
 	}
+}
+
+// owns gives the hash and URL the document keeps others from adding.
+func (d *Document) owns() [2]string {
+	if d == nil || d.State == StateDeleting {
+		return [2]string{}
+	}
+	return [2]string{d.Source.SHA256, d.Source.URL}
 }
 
 func (d *Document) liveChunks() int64 {
@@ -173,27 +204,28 @@ func (d *Document) liveChunks() int64 {
 	return int64(d.Live.Chunks)
 }
 
-// own records the document as the one that has its source, unless another has
-// it already (NEW_VERSION under a different id) or it is on its way out.
+// own records the document as the one that has its source, unless it is on its
+// way out. Of several (NEW_VERSION, a named id) the oldest document is the owner,
+// whatever the order of changes: a restored state must answer as this one does.
 func (k *KB) own(d *Document) {
-	if d.State == StateDeleting {
-		return
-	}
-	k.byHash = k.claim(k.byHash, d.Source.SHA256, d.ID)
-	k.byURL = k.claim(k.byURL, d.Source.URL, d.ID)
+	source := d.owns()
+	k.byHash = k.claim(k.byHash, source[0], d)
+	k.byURL = k.claim(k.byURL, source[1], d)
 }
 
-func (k *KB) claim(owners map[string]string, source, id string) map[string]string {
+func (k *KB) claim(owners map[string]string, source string, d *Document) map[string]string {
 	if source == "" {
 		return owners
 	}
 	if owners == nil {
 		owners = make(map[string]string)
 	}
-	if owner, taken := owners[source]; !taken {
-		owners[source] = id
-	} else if owner != id {
+	owner, taken := owners[source]
+	if taken && owner != d.ID {
 		k.shared++
+	}
+	if !taken || d.CreatedSeq < k.docs[owner].CreatedSeq {
+		owners[source] = d.ID
 	}
 	return owners
 }

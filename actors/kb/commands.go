@@ -114,6 +114,10 @@ func (k *KB) Add(r AddRequest) (events []Event, id string, existing *Document, e
 		return nil, "", nil, err
 	}
 	named, same := k.docs[r.ID], k.sameSource(r.Source)
+	if named != nil && named.State == StateDeleting {
+		// Not even "it is there" is true of it any more.
+		return nil, "", nil, stateError(named, "is being deleted")
+	}
 	if named != nil && !named.has(r.Source) {
 		// Other bytes under a known id: its next version, whoever else has them.
 		if r.OnDuplicate == DuplicateFail {
@@ -148,7 +152,7 @@ func (r *AddRequest) check() error {
 		return nil
 	}
 	u, err := url.Parse(r.Source.URL)
-	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil {
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil {
 		return Errorf(CodeInvalidArgument, ReasonURLNotValid, "the URL must be http or https, with a host and without credentials")
 	}
 	return nil
@@ -170,7 +174,7 @@ func (k *KB) sameSource(s Source) *Document {
 }
 
 func (k *KB) addNew(r AddRequest) ([]Event, string, *Document, error) {
-	if err := k.checkLimits(r, 0); err != nil {
+	if err := k.checkLimits(r, nil); err != nil {
 		return nil, "", nil, err
 	}
 	id := r.ID
@@ -183,10 +187,7 @@ func (k *KB) addNew(r AddRequest) ([]Event, string, *Document, error) {
 
 // nextVersion decides the next version of d from a new request.
 func (k *KB) nextVersion(r AddRequest, d *Document) ([]Event, string, *Document, error) {
-	if d.State == StateDeleting {
-		return nil, "", nil, stateError(d, "is being deleted")
-	}
-	if err := k.checkLimits(r, d.Source.Size); err != nil {
+	if err := k.checkLimits(r, d); err != nil {
 		return nil, "", nil, err
 	}
 	var events []Event
@@ -202,17 +203,33 @@ func (k *KB) nextVersion(r AddRequest, d *Document) ([]Event, string, *Document,
 	return events, d.ID, nil, nil
 }
 
-// checkLimits refuses a document too many, or bytes too many; freed bytes count back.
-func (k *KB) checkLimits(r AddRequest, freed int64) error {
-	if freed == 0 && int64(len(k.docs)) >= r.Limits.DocumentsPerKB {
+// checkLimits refuses a document too many, or bytes too many. A next version of
+// old (nil: a new document) is no further document, and its bytes count back.
+func (k *KB) checkLimits(r AddRequest, old *Document) error {
+	if old == nil && int64(len(k.docs)) >= r.Limits.DocumentsPerKB {
 		return Errorf(CodeResourceExhausted, ReasonDocumentLimit,
 			"knowledge base %q holds %d documents, the most its tier allows", k.id, len(k.docs)).
 			With("limit", fmt.Sprint(r.Limits.DocumentsPerKB))
 	}
-	if k.bytes-freed+r.Source.Size > r.Limits.StorageBytes {
+	return k.checkStorage(old, r.Source.Size, r.Limits)
+}
+
+// CheckStorage fails with STORAGE_LIMIT if there is no room for size bytes as the
+// source of document id. Ask it before [KB.Fetched]: the size of a URL's bytes
+// was not known when [KB.Add] checked the limits.
+func (k *KB) CheckStorage(id string, size int64, limits Limits) error {
+	return k.checkStorage(k.docs[id], size, limits)
+}
+
+func (k *KB) checkStorage(old *Document, size int64, limits Limits) error {
+	held := k.bytes
+	if old != nil {
+		held -= old.Source.Size
+	}
+	if size > limits.StorageBytes-held {
 		return Errorf(CodeResourceExhausted, ReasonStorageLimit,
-			"knowledge base %q would hold %d bytes, more than its tier allows", k.id, k.bytes-freed+r.Source.Size).
-			With("limit", fmt.Sprint(r.Limits.StorageBytes))
+			"knowledge base %q holds %d bytes; %d more are more than its tier allows", k.id, held, size).
+			With("limit", fmt.Sprint(limits.StorageBytes))
 	}
 	return nil
 }
@@ -252,7 +269,7 @@ func (k *KB) Reprocess(id string, chunking *ChunkingConfig) ([]Event, error) {
 		chunking = d.Chunking
 	}
 	return []Event{&DocumentAdded{ID: d.ID, Version: d.Version + 1, Name: d.Name, MediaType: d.MediaType,
-		Metadata: d.Metadata, Source: d.Source, OnDuplicate: DuplicateNewVersion, Chunking: chunking}}, nil
+		Metadata: d.Metadata, Source: d.Source, OnDuplicate: d.OnDuplicate, Chunking: chunking}}, nil
 }
 
 // Cancel decides the end of a version that is queued or being processed.

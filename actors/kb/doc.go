@@ -7,8 +7,10 @@
 // events to the grain's journal and applies them. Documents are replaced, never
 // mutated, so that a pointer taken from [KB.Document] stays as it was.
 //
-// A document version moves like this; every arrow from a processing state may
-// also skip forward, since only durable steps are events:
+// A document version moves like this; a step forward may also skip stages or
+// repeat one, since only durable steps are events. Back goes only through QUEUED:
+// a run that finds the former cut off (a crash) starts from there, at the stage
+// the durable work allows. READY needs at least PARSING: bytes that are there.
 //
 //	          ┌──────────── retry, resume ───────────┐
 //	          ▼                                      │
@@ -23,6 +25,8 @@
 //
 // Invariants: state = fold(events) · a document is READY only with at least one
 // chunk, all of them embedded · what searches see ([Document.Live]) changes only
-// by a chunked, indexed or delete event · a source hash belongs to at most one
-// live document unless the caller asked for a new version.
+// by a chunked, indexed or delete event, or by the failure or end of a version
+// found by keywords only · a source hash belongs to at most one live document
+// unless the caller asked for a new version or named the document · a command
+// never decides an event that [KB.Apply] refuses.
 package kb

@@ -67,13 +67,11 @@ func CanMove(from, to DocumentState) bool {
 		return false
 	case to == StateQueued, to == StateFailed, to == StateCancelled:
 		return true
-	case to == StateReady:
-		return from >= StateParsing
-	case to == StateReadyEmpty:
-		return from >= StateFetching && from <= StateIndexing
+	case to == StateReady, to == StateReadyEmpty:
+		return from >= StateParsing // a URL's bytes are there first
 	case to.Processing():
-		// Forward, or the same stage again after a restart.
-		return to >= from || from.Processing()
+		// Forward, or the same stage again. Back goes only through the queue.
+		return to >= from
 	}
 	return false
 }
@@ -164,7 +162,7 @@ func (d *Document) Due(now time.Time) bool {
 	return d.State.Pending() && !d.RetryAt.After(now)
 }
 
-// SetMetadata is used by constructors that must own their map.
+// copyMetadata gives a map of one's own, nil when empty.
 func copyMetadata(m map[string]string) map[string]string {
 	if len(m) == 0 {
 		return nil

@@ -221,3 +221,32 @@ func DecodeEvent(typ string, data []byte) (Event, error) {
 	}
 	return e, nil
 }
+
+// Subject is the id of the document an event is about, "" when it is about none.
+func Subject(e Event) string {
+	switch e := e.(type) {
+	case *DocumentAdded:
+		return e.ID
+	case *DocumentStarted:
+		return e.ID
+	case *DocumentFetched:
+		return e.ID
+	case *DocumentChunked:
+		return e.ID
+	case *DocumentIndexed:
+		return e.ID
+	case *DocumentPaused:
+		return e.ID
+	case *DocumentRetried:
+		return e.ID
+	case *DocumentFailed:
+		return e.ID
+	case *DocumentCancelled:
+		return e.ID
+	case *DocumentDeleteRequested:
+		return e.ID
+	case *DocumentDeleted:
+		return e.ID
+	}
+	return ""
+}

@@ -82,7 +82,8 @@ func (k *KB) All(yield func(*Document) bool) {
 	}
 }
 
-// After visits the documents created after a sequence number, in order.
+// After visits the documents created after a sequence number, in order, until
+// yield says stop.
 func (k *KB) After(seq int64, yield func(*Document) bool) {
 	at, _ := slices.BinarySearchFunc(k.order, seq+1, func(id string, want int64) int {
 		return int(min(max(k.docs[id].CreatedSeq-want, -1), 1))
@@ -138,5 +139,11 @@ func (k *KB) clear() {
 	*k = KB{id: k.id, revision: k.revision}
 }
 
-// Reset gives the state of an erased name: nothing but its revision.
+// Reset forgets everything but the name and the revision.
 func (k *KB) Reset() { k.clear() }
+
+// ResetTo makes this the state of an erased name: nothing but its revision.
+func (k *KB) ResetTo(revision int64) {
+	k.clear()
+	k.revision = revision
+}

@@ -48,7 +48,7 @@ func (p RetryPolicy) Delay(failures int, jitter float64) time.Duration {
 // durable work ends: with chunks written it embeds, with bytes stored it parses.
 func (k *KB) Start(id, attempt string) ([]Event, error) {
 	d := k.docs[id]
-	if d == nil || !d.State.Pending() {
+	if k.phase != PhaseActive || d == nil || !d.State.Pending() {
 		return nil, ErrStale
 	}
 	if d.Running && d.Crashes+1 >= MaxCrashes {
@@ -82,10 +82,12 @@ func stageOf(s DocumentState) string {
 	return "parse"
 }
 
-// current gives the document if (version, attempt) is the run it waits for.
-func (k *KB) current(id string, version int64, attempt string) (*Document, error) {
+// current gives the document if (version, attempt) is the run it waits for and
+// the run's report moves it on to state to. A run that was paused or failed has
+// ended, although its attempt may be taken up again.
+func (k *KB) current(id string, version int64, attempt string, to DocumentState) (*Document, error) {
 	d := k.docs[id]
-	if k.phase != PhaseActive || d == nil || d.Version != version || d.Attempt != attempt || !d.State.Pending() {
+	if k.phase != PhaseActive || d == nil || !d.Running || d.Version != version || d.Attempt != attempt || !CanMove(d.State, to) {
 		return nil, ErrStale
 	}
 	return d, nil
@@ -94,9 +96,12 @@ func (k *KB) current(id string, version int64, attempt string) (*Document, error
 // Fetched decides what the bytes of a URL mean: the source is known now, and it
 // may be one that another document has.
 func (k *KB) Fetched(id string, version int64, attempt string, source Source, mediaType, name string) ([]Event, error) {
-	d, err := k.current(id, version, attempt)
+	d, err := k.current(id, version, attempt, StateParsing)
 	if err != nil {
 		return nil, err
+	}
+	if source.URL == "" {
+		source.URL = d.Source.URL // the URL asked for goes on being a duplicate's sign
 	}
 	if same := k.docs[k.byHash[source.SHA256]]; same != nil && same.ID != id && d.OnDuplicate != DuplicateNewVersion {
 		return []Event{&DocumentFailed{ID: id, Version: version, Error: DocumentError{
@@ -109,7 +114,7 @@ func (k *KB) Fetched(id string, version int64, attempt string, source Source, me
 
 // ChunksWritten decides that an attempt's chunks are durable.
 func (k *KB) ChunksWritten(id string, version int64, attempt string, chunks int, model string, c Content) ([]Event, error) {
-	if _, err := k.current(id, version, attempt); err != nil {
+	if _, err := k.current(id, version, attempt, StateEmbedding); err != nil {
 		return nil, err
 	}
 	return []Event{&DocumentChunked{ID: id, Version: version, Attempt: attempt, Chunks: chunks, Model: model, Content: c}}, nil
@@ -118,11 +123,13 @@ func (k *KB) ChunksWritten(id string, version int64, attempt string, chunks int,
 // IndexWritten decides that an attempt is whole. An attempt with chunks of
 // which one is not embedded never gets here: embedded must equal chunks.
 func (k *KB) IndexWritten(id string, version int64, attempt string, chunks, embedded int, model string, c Content) ([]Event, error) {
-	if _, err := k.current(id, version, attempt); err != nil {
+	d, err := k.current(id, version, attempt, StateReady)
+	if err != nil {
 		return nil, err
 	}
-	if chunks != embedded {
-		return nil, Errorf(CodeInternal, ReasonInternal, "attempt %s has %d chunks and %d embeddings", attempt, chunks, embedded)
+	if chunks != embedded || (d.Chunked > 0 && d.Chunked != chunks) {
+		return nil, Errorf(CodeInternal, ReasonInternal, "attempt %s has %d chunks, %d of them written and %d embedded",
+			attempt, chunks, d.Chunked, embedded)
 	}
 	return []Event{&DocumentIndexed{ID: id, Version: version, Attempt: attempt, Chunks: chunks, Model: model, Content: c}}, nil
 }
@@ -132,7 +139,7 @@ func (k *KB) IndexWritten(id string, version int64, attempt string, chunks, embe
 func (k *KB) RunFailed(id string, version int64, attempt string, cause DocumentError, wait time.Duration,
 	now time.Time, jitter float64, p RetryPolicy,
 ) ([]Event, error) {
-	d, err := k.current(id, version, attempt)
+	d, err := k.current(id, version, attempt, StateFailed)
 	if err != nil {
 		return nil, err
 	}

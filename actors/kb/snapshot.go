@@ -55,7 +55,12 @@ func Restore(id string, data []byte) (*KB, error) {
 		k.docs = make(map[string]*Document, len(im.Documents))
 		k.order = make([]string, 0, len(im.Documents))
 	}
+	last := int64(0)
 	for _, d := range im.Documents {
+		if d == nil || k.docs[d.ID] != nil || d.State == StateNone || d.State > StateDeleting || d.CreatedSeq <= last {
+			return nil, fmt.Errorf("kb: snapshot of %q: its documents are not in order", id)
+		}
+		last = d.CreatedSeq
 		k.docs[d.ID] = d
 		k.order = append(k.order, d.ID)
 		k.account(nil, d)

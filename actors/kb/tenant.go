@@ -64,9 +64,10 @@ func (t *Tenant) Configure(etag string, c Config) ([]Event, error) {
 	return []Event{&TenantConfigured{Config: c, Version: t.version + 1}}, nil
 }
 
-// Register decides the listing of a knowledge base; nothing when it is listed.
+// Register decides the listing of a knowledge base; nothing when it is listed
+// under this display name.
 func (t *Tenant) Register(e KBEntry) []Event {
-	if t.kbs[e.ID].UID == e.UID {
+	if old, listed := t.kbs[e.ID]; listed && old.UID == e.UID && old.DisplayName == e.DisplayName {
 		return nil
 	}
 	return []Event{&KBRegistered{ID: e.ID, UID: e.UID, DisplayName: e.DisplayName, Created: e.Created}}
@@ -128,8 +129,8 @@ type tenantImage struct {
 
 // Freeze captures the state for encoding; see [KB.Freeze].
 func (t *Tenant) Freeze() func() ([]byte, error) {
-	im := tenantImage{Format: imageFormat, Config: t.config, Version: t.version, Revision: t.revision,
-		KBs: slices.Collect(maps.Values(t.kbs))}
+	im := tenantImage{Format: imageFormat, Config: t.config, Version: t.version, Revision: t.revision}
+	im.KBs, _ = t.List("", len(t.kbs))
 	return func() ([]byte, error) { return json.Marshal(im) }
 }
 

@@ -1,0 +1,122 @@
+package actors
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"google.golang.org/protobuf/proto"
+
+	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/actors/pipeline"
+	"granary.dev/granary/actors/pipeline/embed"
+)
+
+// The kinds of grain.
+const (
+	KindTenant = "tenant"
+	KindKB     = "kb"
+)
+
+// Asker reaches other grains, wherever they live. Errors are *kb.Error or the
+// context's.
+type Asker interface {
+	Ask(ctx context.Context, kind, tenant, id string, msg proto.Message) (proto.Message, error)
+}
+
+// ParseRequest is a source to parse.
+type ParseRequest struct {
+	Name      string    // file name, tells the type when nothing else does
+	MediaType string    // declared type, "" when none
+	Body      io.Reader // the bytes
+	Size      int64     // their number
+}
+
+// Parser turns a source into text with structure. Errors are *pipeline.Error.
+type Parser interface {
+	Parse(ctx context.Context, r ParseRequest) (*pipeline.Parsed, error)
+}
+
+// Fetched tells what a URL delivered.
+type Fetched struct {
+	MediaType string
+	FileName  string
+}
+
+// Fetcher writes what a URL delivers to w. Errors are *pipeline.Error.
+type Fetcher interface {
+	Fetch(ctx context.Context, url string, w io.Writer) (Fetched, error)
+}
+
+// Embedder makes vectors. Errors are *pipeline.Error.
+type Embedder interface {
+	Model() string
+	Dims() int
+	Passages(ctx context.Context, in []embed.Input) ([]pipeline.Embedding, error)
+	Query(ctx context.Context, in embed.Input) ([]pipeline.QueryVector, error)
+}
+
+// Deps is everything the grains of a node share.
+type Deps struct {
+	Node     string // name of this node, written into owner rows
+	Store    journal.Store
+	Blobs    journal.BlobStore
+	Chunks   journal.ChunkStore
+	Asker    Asker
+	Parser   Parser
+	Fetcher  Fetcher
+	Embedder Embedder
+	Slots    *Scheduler
+	Logger   *slog.Logger
+	Tier     kb.Tier // tier of tenants nothing else is known of
+
+	ChildrenPerKB int            // documents a knowledge base processes at a time; 0 means 8
+	Retry         kb.RetryPolicy // zero means kb.DefaultRetry
+	Now           func() time.Time
+	Jitter        func() float64 // [0, 1)
+}
+
+// Grains makes the grains of one node.
+type Grains struct{ deps *Deps }
+
+// NewGrains fills defaults and returns the maker of grains.
+func NewGrains(d Deps) *Grains {
+	if d.ChildrenPerKB == 0 {
+		d.ChildrenPerKB = 8
+	}
+	if d.Retry == (kb.RetryPolicy{}) {
+		d.Retry = kb.DefaultRetry()
+	}
+	if d.Now == nil {
+		d.Now = func() time.Time { return time.Now().UTC() }
+	}
+	if d.Jitter == nil {
+		d.Jitter = rand.Float64
+	}
+	if d.Tier == "" {
+		d.Tier = kb.TierStarter
+	}
+	return &Grains{deps: &d}
+}
+
+// New makes the grain of an identity; nil for a kind it does not know.
+func (g *Grains) New(kind, tenant, id string) actor.Actor {
+	ident := journal.Identity{Kind: kind, Tenant: tenant, ID: id}
+	switch kind {
+	case KindTenant:
+		return newTenantGrain(g.deps, ident)
+	case KindKB:
+		return newKBGrain(g.deps, ident)
+	}
+	return nil
+}
+
+// builtIn is the lowest configuration layer of this node.
+func (d *Deps) builtIn() kb.Config { return kb.BuiltIn(d.Embedder.Model()) }
+
+// knownModel reports whether this node offers a model.
+func (d *Deps) knownModel(model string) bool { return model == d.Embedder.Model() }

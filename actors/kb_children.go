@@ -1,0 +1,254 @@
+package actors
+
+import (
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+	"github.com/google/uuid"
+
+	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/actors/pipeline/chunk"
+	"granary.dev/granary/actors/search"
+)
+
+// wakeMsg: look for work that is due.
+type wakeMsg struct{}
+
+// enqueueRun puts a document in line for a run.
+func (g *kbGrain) enqueueRun(id string) {
+	w := g.busy()
+	if w.queued[id] {
+		return
+	}
+	if w.queued == nil {
+		w.queued = make(map[string]bool)
+	}
+	w.queued[id] = true
+	w.pending = append(w.pending, id)
+}
+
+// startDue starts runs while there is room for children.
+func (g *kbGrain) startDue(ctx actor.Context) {
+	w := g.work
+	if w == nil || w.stopping || g.phase != phaseActive || g.broken != nil || g.kb.Phase() != kb.PhaseActive || len(w.pending) == 0 {
+		return
+	}
+	if w.settings == nil {
+		g.askSettings()
+		return
+	}
+	limit := min(g.deps.ChildrenPerKB, max(1, int(w.settings.limits.ConcurrentProcessing)))
+	now := g.deps.Now()
+	var later []string
+	for len(w.pending) > 0 && len(w.children) < limit {
+		id := w.pending[0]
+		w.pending = w.pending[1:]
+		d := g.kb.Document(id)
+		switch {
+		case d == nil || !d.State.Pending():
+			delete(w.queued, id)
+		case w.children[id] != nil:
+			later = append(later, id) // the former run is ending
+		case d.RetryAt.After(now):
+			later = append(later, id)
+			g.wakeAt(d.RetryAt)
+		default:
+			delete(w.queued, id)
+			g.startRun(ctx, d)
+		}
+	}
+	w.pending = append(w.pending, later...)
+}
+
+// wakeAt makes sure that somebody looks at a time to come.
+func (g *kbGrain) wakeAt(t time.Time) {
+	w := g.work
+	if w.retry != nil {
+		w.retry.Stop()
+	}
+	w.retry = time.AfterFunc(max(time.Until(t), time.Millisecond), func() { g.tell(&wakeMsg{}) })
+}
+
+// startRun commits the start of a run and then spawns its child, so that a run
+// that takes the process down has been counted.
+func (g *kbGrain) startRun(ctx actor.Context, d *kb.Document) {
+	events, err := g.kb.Start(d.ID, uuid.NewString())
+	if err != nil {
+		return
+	}
+	w := g.busy()
+	if w.children == nil {
+		w.children = make(map[string]*child)
+	}
+	c := &child{}
+	w.children[d.ID] = c
+	wr, err := g.append(system, events)
+	if err != nil {
+		return
+	}
+	started := g.kb.Document(d.ID)
+	c.run = run{doc: started.ID, version: started.Version, attempt: started.Attempt}
+	wr.done = func(err error) {
+		// The document may have been cancelled while the commit was in flight.
+		if err == nil && g.work != nil && g.work.children[d.ID] == c && started.State.Processing() {
+			c.pid = ctx.Spawn(g.workerProps(g.kb.Document(d.ID)))
+		}
+	}
+	g.flush(g.owes())
+}
+
+func (g *kbGrain) workerProps(d *kb.Document) *actor.Props {
+	s := g.work.settings
+	call := kb.Config{}
+	if d.Chunking != nil {
+		call.Chunking = *d.Chunking
+	}
+	eff := kb.Resolve(g.deps.builtIn(), s.config, g.kb.Config(), call)
+	opt := chunk.DefaultOptions()
+	opt.TargetWords, opt.MaxWords, opt.OverlapSentences = eff.TargetWords, eff.MaxWords, eff.OverlapSentences
+	opt.MaxBlockWords = max(opt.MaxBlockWords, 2*eff.MaxWords)
+	j := &job{deps: g.deps, scope: g.scope(), kbID: g.id.ID, doc: d,
+		options: opt, slots: int(s.limits.ConcurrentProcessing), report: g.tell}
+	return actor.PropsFromProducer(func() actor.Actor { return &worker{job: j} }, actor.WithSupervisor(actor.DefaultSupervisorStrategy()))
+}
+
+// endRun forgets a run's child and stops it if it is still there.
+func (g *kbGrain) endRun(ctx actor.Context, id string) {
+	w := g.work
+	if c := w.children[id]; c != nil {
+		delete(w.children, id)
+		if c.pid != nil {
+			ctx.Stop(c.pid)
+		}
+	}
+	delete(w.progress, id)
+}
+
+// receiveReport takes what a run says, unless the run is not current any more.
+func (g *kbGrain) receiveReport(ctx actor.Context, m interface{ of() run }) {
+	r := m.of()
+	w := g.busy()
+	c := w.children[r.doc]
+	if c == nil || c.run != r || w.stopping || g.broken != nil || g.phase != phaseActive {
+		refuse(m)
+		return
+	}
+	switch m := m.(type) {
+	case *stageReport:
+		g.receiveStage(m)
+	case *fetchedReport:
+		events, err := g.kb.Fetched(r.doc, r.version, r.attempt, m.source, m.mediaType, m.name)
+		g.decideReport(events, err, m.decided)
+	case *chunkedReport:
+		events, err := g.kb.ChunksWritten(r.doc, r.version, r.attempt, m.chunks, m.model, m.content)
+		if err == nil {
+			g.keepSegment(r.attempt, m.segment)
+		}
+		g.decideReport(events, err, m.decided)
+	case *indexedReport:
+		events, err := g.kb.IndexWritten(r.doc, r.version, r.attempt, m.chunks, m.embedded, m.model, m.content)
+		if err == nil && m.segment != nil {
+			g.keepSegment(r.attempt, m.segment)
+		}
+		g.decideReport(events, err, nil)
+	case *failedReport:
+		g.receiveFailure(m)
+	}
+}
+
+// refuse tells a run that waits for a decision that there is none for it.
+func refuse(m any) {
+	switch m := m.(type) {
+	case *fetchedReport:
+		m.decided <- false
+	case *chunkedReport:
+		m.decided <- false
+	}
+}
+
+func (g *kbGrain) decideReport(events []kb.Event, err error, decided chan<- bool) {
+	if err != nil {
+		if decided != nil {
+			decided <- false
+		}
+		return
+	}
+	// A fetch that turned out to be a duplicate ends the run.
+	_, failed := events[0].(*kb.DocumentFailed)
+	g.record(events, func(err error) {
+		if decided != nil {
+			decided <- err == nil && !failed
+		}
+	})
+}
+
+func (g *kbGrain) receiveFailure(m *failedReport) {
+	g.log().Warn("processing failed", "document", m.doc, "version", m.version, "reason", m.err.Reason, "stage", m.err.Stage,
+		"retryable", m.err.Retryable, "error", m.cause)
+	events, err := g.kb.RunFailed(m.doc, m.version, m.attempt, m.err, m.wait, g.deps.Now(), g.deps.Jitter(), g.deps.Retry)
+	if err == nil {
+		g.record(events, nil)
+	}
+}
+
+// progressEvery bounds how often one document's progress is announced.
+const progressEvery = 50 * time.Millisecond
+
+func (g *kbGrain) receiveStage(m *stageReport) {
+	w := g.work
+	p := w.progress[m.doc]
+	now := g.deps.Now()
+	if p != nil && p.version == m.version && p.state == m.state && now.Sub(p.sent) < progressEvery {
+		p.fraction = m.fraction
+		return
+	}
+	if w.progress == nil {
+		w.progress = make(map[string]*progress)
+	}
+	w.ticks++
+	w.progress[m.doc] = &progress{version: m.version, state: m.state, fraction: m.fraction, tick: w.ticks, sent: now}
+	g.notifyProgress()
+}
+
+// effect does what a committed event asks for.
+func (g *kbGrain) effect(ctx actor.Context, e effect) {
+	switch ev := e.event.(type) {
+	case *kb.DocumentAdded:
+		g.endRun(ctx, ev.ID)
+		g.enqueueRun(ev.ID)
+	case *kb.DocumentRetried:
+		g.endRun(ctx, ev.ID)
+		g.enqueueRun(ev.ID)
+	case *kb.DocumentIndexed:
+		g.endRun(ctx, ev.ID)
+	case *kb.DocumentFailed:
+		g.endRun(ctx, ev.ID)
+	case *kb.DocumentCancelled:
+		g.endRun(ctx, ev.ID)
+	case *kb.DocumentPaused:
+		g.endRun(ctx, ev.ID)
+	case *kb.DocumentDeleteRequested:
+		g.endRun(ctx, ev.ID)
+		g.eraseDocument(e.after)
+		return
+	case *kb.DocumentDeleted:
+		return
+	case *kb.DeleteRequested:
+		for id := range g.work.children {
+			g.endRun(ctx, id)
+		}
+		g.work.pending, g.work.queued = nil, nil
+		g.dropIndex()
+		g.eraseAll()
+		return
+	}
+	g.collect(kb.GarbageBetween(e.before, e.after))
+}
+
+// keepSegment keeps an attempt's index until its event is committed.
+func (g *kbGrain) keepSegment(attempt string, s *search.Segment) {
+	g.ensureIndex(nil)
+	if ix := g.work.index; ix != nil {
+		ix.segments[attempt] = s
+	}
+}

@@ -1,0 +1,319 @@
+package actors
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/actors/pipeline"
+	"granary.dev/granary/actors/pipeline/embed"
+	"granary.dev/granary/actors/search"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
+	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
+)
+
+// kbIndexRetry is what a caller is told to wait when the index is not there.
+const kbIndexRetry = 200 * time.Millisecond
+
+// minRevision is a search that waits for a revision still to come.
+type minRevision struct {
+	revision int64
+	call     call
+	request  *granaryv1.SearchRequest
+	stop     func() bool
+}
+
+// search answers a query on the index as committed. Everything after the
+// mailbox's look at the state runs on a goroutine of its own.
+func (g *kbGrain) search(c call, r *granaryv1.SearchRequest) {
+	if err := g.kb.Exists(); err != nil {
+		g.answer(c, errorReply(err))
+		return
+	}
+	if strings.TrimSpace(r.GetQuery()) == "" {
+		c.Reply(errorReply(kb.Errorf(kb.CodeInvalidArgument, kb.ReasonQueryEmpty, "the query has no words")), nil)
+		return
+	}
+	override := kb.Config{Retrieval: retrievalOf(r.GetRetrieval())}
+	if err := override.Validate(nil); err != nil {
+		c.Reply(errorReply(err), nil)
+		return
+	}
+	filter, err := search.ParseFilter(r.GetFilter())
+	if err != nil {
+		c.Reply(errorReply(filterError(err)), nil)
+		return
+	}
+	if r.GetMinRevision() > g.committed {
+		g.awaitRevision(c, r)
+		return
+	}
+	s := g.work.settings
+	q := &query{deps: g.deps, kbID: g.id.ID, scope: g.scope(), request: r, filter: filter,
+		eff: kb.Resolve(g.deps.builtIn(), s.config, g.kb.Config(), override), own: g.kb.ConfigVersion(), tenant: s.version}
+	g.ensureIndex(orReply(c, func() {
+		ix := g.work.index
+		q.view, q.docs = ix.idx.View(), ix.docs.Load
+		go func() {
+			reply, err := q.run(c.Context())
+			switch {
+			case err != nil && c.Context().Err() != nil:
+				c.Reply(nil, c.Context().Err())
+			case err != nil:
+				c.Reply(nil, err)
+			default:
+				c.Reply(&nodev1.KnowledgeBaseReply{Revision: reply.GetRevision(),
+					Result: &nodev1.KnowledgeBaseReply_Search{Search: reply}}, nil)
+			}
+		}()
+	}))
+}
+
+func filterError(err error) error {
+	out := kb.Errorf(kb.CodeInvalidArgument, kb.ReasonFilterInvalid, "the filter is not valid: %v", err)
+	out.Fields = []kb.FieldViolation{{Field: "filter", Description: err.Error()}}
+	return out
+}
+
+// awaitRevision keeps a search until its revision is committed or its caller gives up.
+func (g *kbGrain) awaitRevision(c call, r *granaryv1.SearchRequest) {
+	m := &minRevision{revision: r.GetMinRevision(), call: c, request: r}
+	m.stop = context.AfterFunc(c.Context(), func() { g.tell(m) })
+	// Leave the caller time to hear why: answer a moment before its deadline.
+	if at, ok := c.Context().Deadline(); ok {
+		t := time.AfterFunc(max(0, time.Until(at)-revisionMargin), func() { g.tell(m) })
+		stop := m.stop
+		m.stop = func() bool { t.Stop(); return stop() }
+	}
+	w := g.busy()
+	w.reached = append(w.reached, m)
+}
+
+const revisionMargin = 100 * time.Millisecond
+
+// dropWaiting answers a search whose revision did not come in time.
+func (g *kbGrain) dropWaiting(m *minRevision) {
+	w := g.busy()
+	for i, o := range w.reached {
+		if o == m {
+			w.reached = append(w.reached[:i:i], w.reached[i+1:]...)
+			m.stop()
+			m.call.Reply(errorReply(kb.Errorf(kb.CodeFailedPrecondition, kb.ReasonRevisionNotReached,
+				"revision %d is not reached, the knowledge base is at %d", m.revision, g.committed).
+				With("revision", itoa(g.committed))), nil)
+			return
+		}
+	}
+}
+
+// query is one search beside the mailbox. Everything in it is immutable or
+// safe for concurrent use.
+type query struct {
+	deps        *Deps
+	kbID        string
+	scope       journal.Scope
+	request     *granaryv1.SearchRequest
+	filter      *search.Filter
+	eff         kb.Effective
+	own, tenant int64
+	view        *search.View
+	docs        func(key any) (any, bool)
+
+	language string
+	fallback string
+	message  string
+	steps    []*granaryv1.ExplainStep
+}
+
+func (q *query) run(ctx context.Context) (*granaryv1.SearchResponse, error) {
+	q.language = q.request.GetLanguage()
+	vectors, err := q.embed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sq := search.Query{Text: q.request.GetQuery(), Language: q.language, Vectors: vectors, Mode: q.mode(),
+		Fusion: fusionOf(q.eff.Fusion), TopN: q.eff.TopN, Candidates: q.eff.Candidates, KeywordWeight: &q.eff.KeywordWeight,
+		MinScore: q.eff.MinScore, Filter: q.filter, Explain: q.request.GetExplain()}
+	start := time.Now()
+	res, err := q.view.Search(ctx, sq)
+	if err != nil {
+		return nil, searchError(err)
+	}
+	q.step("search", time.Since(start), res.Plan.Why)
+	hits, err := q.hits(ctx, res.Hits)
+	if err != nil {
+		return nil, err
+	}
+	out := &granaryv1.SearchResponse{Hits: hits, Revision: int64(res.Revision), FallbackUsed: q.fallback, Message: q.message,
+		Applied: effectiveProto(q.eff, q.own, q.tenant)}
+	if q.request.GetExplain() {
+		out.Explain = q.explain(res)
+	}
+	return out, nil
+}
+
+// mode is the one asked for, unless what it needs is not there.
+func (q *query) mode() search.Mode {
+	if q.fallback != "" {
+		return search.ModeKeyword
+	}
+	switch q.eff.Mode {
+	case kb.ModeVector:
+		return search.ModeVector
+	case kb.ModeKeyword:
+		return search.ModeKeyword
+	}
+	return search.ModeHybrid
+}
+
+func fusionOf(f kb.Fusion) search.Fusion {
+	if f == kb.FusionReciprocalRank {
+		return search.FusionReciprocalRank
+	}
+	return search.FusionConvex
+}
+
+// embed makes the query's vectors. An embedder that is down costs ranking, not
+// the answer: words are searched instead, and the answer says so.
+func (q *query) embed(ctx context.Context) ([]pipeline.QueryVector, error) {
+	if q.eff.Mode == kb.ModeKeyword {
+		return nil, nil
+	}
+	start := time.Now()
+	v, err := q.deps.Embedder.Query(ctx, embed.Input{Text: q.request.GetQuery(), Language: q.language})
+	q.step("embed", time.Since(start), q.deps.Embedder.Model())
+	if err == nil {
+		return v, nil
+	}
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	q.fallback, q.message = "keyword_search", "the embedding model did not answer; results are by words only"
+	q.deps.Logger.Warn("query not embedded", "error", err)
+	return nil, nil
+}
+
+func (q *query) step(name string, took time.Duration, detail string) {
+	q.steps = append(q.steps, &granaryv1.ExplainStep{Name: name, Took: durationpb.New(took), Detail: detail})
+}
+
+func searchError(err error) error {
+	if errors.Is(err, search.ErrInvalidQuery) {
+		return errorOf(kb.CodeInvalidArgument, kb.ReasonRequestInvalid, err)
+	}
+	return err
+}
+
+func errorOf(code kb.Code, reason string, err error) error {
+	return kb.Errorf(code, reason, "%v", err)
+}
+
+// hits reads the texts of what was found. A document that went away or moved
+// on between the view and now is left out (I8).
+func (q *query) hits(ctx context.Context, found []search.Hit) ([]*granaryv1.Hit, error) {
+	start := time.Now()
+	refs := make([]journal.ChunkRef, 0, len(found))
+	for _, h := range found {
+		if q.live(h) != nil {
+			refs = append(refs, journal.ChunkRef{Attempt: h.Attempt, Ordinal: h.Ordinal})
+		}
+	}
+	if len(refs) == 0 {
+		return nil, nil
+	}
+	rows, err := q.deps.Chunks.ChunksByRef(ctx, q.scope, refs)
+	if err != nil {
+		return nil, kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the texts of the hits cannot be read; try again").After(time.Second)
+	}
+	out := make([]*granaryv1.Hit, 0, len(refs))
+	for _, h := range found {
+		d := q.live(h)
+		row, ok := rows[journal.ChunkRef{Attempt: h.Attempt, Ordinal: h.Ordinal}]
+		if d == nil || !ok {
+			continue
+		}
+		out = append(out, q.hit(h, d, row))
+	}
+	q.step("texts", time.Since(start), fmt.Sprintf("%d chunks", len(out)))
+	return out, nil
+}
+
+// live gives the document of a hit if its attempt is still the committed one.
+func (q *query) live(h search.Hit) *kb.Document {
+	v, ok := q.docs(h.DocumentID)
+	if !ok {
+		return nil
+	}
+	if d := v.(*kb.Document); visible(d) && d.Live.Attempt == h.Attempt {
+		return d
+	}
+	return nil
+}
+
+func (q *query) hit(h search.Hit, d *kb.Document, row journal.Chunk) *granaryv1.Hit {
+	out := &granaryv1.Hit{
+		Document: docName(q.kbID, d.ID), DisplayName: d.Name, Version: d.Live.Version, Title: d.Live.Title,
+		Chunk: int32(row.Ordinal), Text: row.Text, Score: h.Score, Headings: row.Headings,
+		Start: int64(row.Start), End: int64(row.End), Page: int32(row.Page), Language: row.Language,
+		MediaType: d.Live.MediaType, Metadata: d.Metadata, SourceUrl: d.Source.URL,
+		Parts: &granaryv1.ScoreParts{Bm25: h.Parts.BM25, Keyword: h.Parts.Keyword, Vector: h.Parts.Cosine, HasVector: h.Parts.HasVector},
+	}
+	for _, r := range search.Highlight(row.Text, q.request.GetQuery(), row.Language) {
+		out.Highlights = append(out.Highlights, &granaryv1.Range{Start: int32(r.Start), End: int32(r.End)})
+	}
+	return out
+}
+
+func (q *query) explain(res search.Result) *granaryv1.Explain {
+	p := res.Plan
+	st := q.view.Stats()
+	out := &granaryv1.Explain{Plan: planText(q.eff, p), Reason: firstOf(q.message, p.Reason), Chunks: int64(p.Chunks),
+		Documents: int64(st.Documents), EligibleChunks: int64(p.Allowed), Candidates: int64(res.Candidates), Node: q.deps.Node}
+	for _, s := range q.steps {
+		if s.GetName() != "search" {
+			out.Steps = append(out.Steps, s)
+			continue
+		}
+		for _, part := range []struct {
+			name   string
+			took   time.Duration
+			detail string
+		}{
+			{"analyze", p.AnalyzeTime, fmt.Sprintf("%d terms", len(p.Terms))},
+			{"filter", p.FilterTime, fmt.Sprintf("%d of %d chunks", p.Allowed, p.Chunks)},
+			{"keywords", p.KeywordTime, fmt.Sprintf("%d postings, %d candidates", p.Postings, p.KeywordCandidates)},
+			{"vectors", p.VectorTime, fmt.Sprintf("%d scanned, %d rescored, %s", p.Vectors, p.Rescored, p.Kernel)},
+			{"fuse", p.FuseTime, fmt.Sprintf("%d candidates", res.Candidates)},
+		} {
+			out.Steps = append(out.Steps, &granaryv1.ExplainStep{Name: part.name, Took: durationpb.New(part.took), Detail: part.detail})
+		}
+	}
+	for _, t := range p.Terms {
+		out.Terms = append(out.Terms, t.Word)
+	}
+	return out
+}
+
+// planText says in a line how the answer was made.
+func planText(e kb.Effective, p search.Plan) string {
+	exact := "exact"
+	if !p.Exact {
+		exact = "approximate"
+	}
+	switch p.Mode {
+	case search.ModeKeyword:
+		return "keyword: bm25"
+	case search.ModeVector:
+		return fmt.Sprintf("vector: %s int8 scan, rescored", exact)
+	}
+	if e.Fusion == kb.FusionReciprocalRank {
+		return fmt.Sprintf("hybrid: %s int8 scan + bm25, reciprocal rank fusion", exact)
+	}
+	return fmt.Sprintf("hybrid: %s int8 scan + bm25, convex fusion w=%.2f", exact, e.KeywordWeight)
+}

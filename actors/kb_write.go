@@ -1,0 +1,340 @@
+package actors
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/proto"
+
+	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/actors/kb"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
+	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
+)
+
+// idempotencyTTL is how long a keyed request is remembered.
+const idempotencyTTL = 72 * time.Hour
+
+// foundKeyMsg is the answer of a look-up of an idempotency key.
+type foundKeyMsg struct {
+	call call
+	msg  *nodev1.KnowledgeBaseCall
+	key  journal.IdempotencyKey
+	rec  journal.Idempotency
+	ok   bool
+	err  error
+}
+
+// handleWrite runs a call that changes something. A keyed one is looked up
+// first; a second one under the same key waits for the first.
+func (g *kbGrain) handleWrite(c call, m *nodev1.KnowledgeBaseCall) {
+	h := m.GetHeader()
+	if h.GetIdempotencyKey() == "" {
+		g.write(c, m, nil)
+		return
+	}
+	key := journal.IdempotencyKey{Principal: h.GetPrincipal(), Method: h.GetMethod(), Key: h.GetIdempotencyKey()}
+	w := g.busy()
+	if waiting, taken := w.keyed[key]; taken {
+		w.keyed[key] = append(waiting, c)
+		return
+	}
+	if w.keyed == nil {
+		w.keyed = make(map[journal.IdempotencyKey][]call)
+	}
+	w.keyed[key] = nil
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context()), commitTimeout)
+		defer cancel()
+		rec, ok, err := g.deps.Store.FindIdempotency(ctx, g.id, key)
+		g.tell(&foundKeyMsg{call: c, msg: m, key: key, rec: rec, ok: ok, err: err})
+	}()
+}
+
+func (g *kbGrain) foundKey(m *foundKeyMsg) {
+	switch {
+	case g.broken != nil || m.err != nil:
+		m.call.Reply(nil, commitError(journal.ErrUnavailable))
+		g.unkey(m.key)
+	case m.ok:
+		g.replay(m)
+		g.unkey(m.key)
+	default:
+		g.write(m.call, m.msg, &m.key)
+	}
+}
+
+// replay answers a request that was applied before.
+func (g *kbGrain) replay(m *foundKeyMsg) {
+	r := &nodev1.KnowledgeBaseReply{}
+	switch {
+	case m.rec.RequestHash != requestHash(m.msg):
+		r = errorReply(kb.Errorf(kb.CodeInvalidArgument, kb.ReasonIdempotencyMisuse,
+			"the idempotency key was used for a different request"))
+	case proto.Unmarshal(m.rec.Response, r) != nil:
+		r = errorReply(kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "the stored response cannot be read"))
+	}
+	m.call.Reply(r, nil)
+}
+
+// unkey lets the requests that waited for a key try in turn.
+func (g *kbGrain) unkey(key journal.IdempotencyKey) {
+	if g.work == nil {
+		return
+	}
+	waiting := g.work.keyed[key]
+	delete(g.work.keyed, key)
+	for _, c := range waiting {
+		g.handle(c)
+	}
+}
+
+// requestHash identifies what was asked. The blob differs between two tries of
+// the same upload; its hash does not.
+func requestHash(m *nodev1.KnowledgeBaseCall) string {
+	m = proto.CloneOf(m)
+	m.Header = nil
+	if s := m.GetAddDocument().GetSource(); s != nil {
+		s.Blob = ""
+	}
+	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return ""
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// decision is what a command comes to.
+type decision struct {
+	events []kb.Event
+	reply  func() *nodev1.KnowledgeBaseReply // built after the events are applied
+	after  func(send func())                 // delays the reply past the commit; nil: at once
+}
+
+// write decides a change, queues its events, and replies after the commit.
+func (g *kbGrain) write(c call, m *nodev1.KnowledgeBaseCall, key *journal.IdempotencyKey) {
+	g.withSettings(func(unready error) {
+		if unready != nil {
+			c.Reply(nil, unready)
+			if key != nil {
+				g.unkey(*key)
+			}
+			return
+		}
+		d, err := g.decide(m)
+		if err == nil && len(d.events) > 0 && !validateOnly(m) {
+			g.commitDecision(c, m, key, d)
+			return
+		}
+		if err != nil {
+			g.answer(c, errorReply(err))
+		} else {
+			g.answer(c, d.reply())
+		}
+		if key != nil {
+			g.unkey(*key)
+		}
+	})
+}
+
+func validateOnly(m *nodev1.KnowledgeBaseCall) bool {
+	return m.GetCreate().GetValidateOnly() || m.GetUpdate().GetValidateOnly() || m.GetAddDocument().GetValidateOnly()
+}
+
+func (g *kbGrain) commitDecision(c call, m *nodev1.KnowledgeBaseCall, key *journal.IdempotencyKey, d decision) {
+	h := m.GetHeader()
+	w, err := g.append(origin{principal: h.GetPrincipal(), requestID: h.GetRequestId()}, d.events)
+	if err != nil {
+		c.Reply(nil, kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "internal error"))
+		return
+	}
+	reply := d.reply()
+	reply.Revision = g.head
+	if key != nil {
+		if data, err := proto.Marshal(reply); err == nil {
+			w.idem = &journal.Idempotency{IdempotencyKey: *key, RequestHash: requestHash(m), Response: data,
+				Expires: g.deps.Now().Add(idempotencyTTL)}
+		}
+	}
+	w.done = func(err error) {
+		switch {
+		case err != nil:
+			c.Reply(nil, err)
+		case d.after != nil:
+			d.after(func() { c.Reply(reply, nil) })
+		default:
+			c.Reply(reply, nil)
+		}
+		if key != nil {
+			g.unkey(*key)
+		}
+	}
+	g.flush(g.owes())
+}
+
+// append queues events of this knowledge base and keeps what they did for the
+// time after the commit. An error means a defect: the activation ends.
+func (g *kbGrain) append(from origin, events []kb.Event) (*write, error) {
+	w := g.busy()
+	w.captured = nil
+	wr, err := g.enqueue(kbState{KB: g.kb, capture: &w.captured}, from, events)
+	if err != nil {
+		g.log().Error("decision refused by the state", "error", err)
+		g.tell(&committedMsg{err: err})
+		return nil, err
+	}
+	wr.effects, w.captured = w.captured, nil
+	return wr, nil
+}
+
+// record queues events the knowledge base decides by itself.
+func (g *kbGrain) record(events []kb.Event, done func(error)) {
+	if len(events) == 0 || g.broken != nil {
+		return
+	}
+	if w, err := g.append(system, events); err == nil {
+		w.done = done
+		g.flush(g.owes())
+	}
+}
+
+// decide runs the rules of a command.
+func (g *kbGrain) decide(m *nodev1.KnowledgeBaseCall) (decision, error) {
+	switch op := m.GetOperation().(type) {
+	case *nodev1.KnowledgeBaseCall_Create:
+		return g.decideCreate(op.Create)
+	case *nodev1.KnowledgeBaseCall_Update:
+		return g.decideUpdate(op.Update)
+	case *nodev1.KnowledgeBaseCall_Delete:
+		events, err := g.kb.Delete(op.Delete.GetEtag())
+		return decision{events: events, reply: doneReply, after: g.unregister(g.kb.UID())}, err
+	case *nodev1.KnowledgeBaseCall_AddDocument:
+		return g.decideAdd(op.AddDocument)
+	case *nodev1.KnowledgeBaseCall_DeleteDocument:
+		events, err := g.kb.DeleteDocument(docID(op.DeleteDocument.GetName()))
+		return decision{events: events, reply: doneReply}, err
+	case *nodev1.KnowledgeBaseCall_CancelDocument:
+		id := docID(op.CancelDocument.GetName())
+		events, err := g.kb.Cancel(id)
+		return decision{events: events, reply: g.documentReply(id)}, err
+	case *nodev1.KnowledgeBaseCall_ReprocessDocument:
+		return g.decideReprocess(op.ReprocessDocument)
+	}
+	return decision{}, kb.Errorf(kb.CodeUnimplemented, kb.ReasonUnknownOperation, "this node does not know the operation")
+}
+
+func doneReply() *nodev1.KnowledgeBaseReply {
+	return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_Done{Done: &nodev1.Done{}}}
+}
+
+func (g *kbGrain) documentReply(id string) func() *nodev1.KnowledgeBaseReply {
+	return func() *nodev1.KnowledgeBaseReply {
+		return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_Document{Document: g.document(g.kb.Document(id))}}
+	}
+}
+
+func (g *kbGrain) kbReply() *nodev1.KnowledgeBaseReply {
+	return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_KnowledgeBase{KnowledgeBase: g.describe()}}
+}
+
+// checkConfig validates a configuration by itself and on top of the layers below.
+func (g *kbGrain) checkConfig(own, call kb.Config) error {
+	if err := own.Validate(g.deps.knownModel); err != nil {
+		return err
+	}
+	return kb.Resolve(g.deps.builtIn(), g.work.settings.config, own, call).ValidateEffective()
+}
+
+func (g *kbGrain) decideCreate(r *granaryv1.CreateKnowledgeBaseRequest) (decision, error) {
+	config := configOf(r.GetConfig())
+	if err := g.checkConfig(config, kb.Config{}); err != nil {
+		return decision{}, err
+	}
+	events, err := g.kb.Create(uuid.NewString(), r.GetDisplayName(), r.GetDescription(), config)
+	d := decision{events: events, reply: g.kbReply, after: g.register}
+	if r.GetValidateOnly() {
+		d.reply = func() *nodev1.KnowledgeBaseReply {
+			return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_KnowledgeBase{
+				KnowledgeBase: &granaryv1.KnowledgeBase{Name: kbName(g.id.ID), DisplayName: r.GetDisplayName(),
+					Description: r.GetDescription(), Config: r.GetConfig()}}}
+		}
+	}
+	return d, err
+}
+
+func (g *kbGrain) decideUpdate(r *granaryv1.UpdateKnowledgeBaseRequest) (decision, error) {
+	k := r.GetKnowledgeBase()
+	events, err := g.kb.Update(k.GetEtag(), k.GetDisplayName(), k.GetDescription(), configOf(k.GetConfig()), r.GetUpdateMask().GetPaths())
+	if err != nil {
+		return decision{}, err
+	}
+	for _, e := range events {
+		if u, ok := e.(*kb.Updated); ok {
+			if err := g.checkConfig(u.Config, kb.Config{}); err != nil {
+				return decision{}, err
+			}
+		}
+	}
+	return decision{events: events, reply: g.kbReply}, nil
+}
+
+func (g *kbGrain) decideAdd(r *nodev1.AddDocument) (decision, error) {
+	spec, src := r.GetSpec(), r.GetSource()
+	override, err := g.chunkingOverride(spec.GetChunking())
+	if err != nil {
+		return decision{}, err
+	}
+	events, id, existing, err := g.kb.Add(kb.AddRequest{
+		ID: spec.GetDocumentId(), NewID: uuid.Must(uuid.NewV7()).String(), Name: spec.GetDisplayName(),
+		MediaType: spec.GetMediaType(), Metadata: spec.GetMetadata(), OnDuplicate: onDuplicate(spec.GetOnDuplicate()),
+		Chunking: override, Limits: g.work.settings.limits,
+		Source: kb.Source{Blob: src.GetBlob(), Size: src.GetSizeBytes(), SHA256: src.GetSha256(), URL: src.GetUrl()},
+	})
+	if err != nil {
+		return decision{}, err
+	}
+	return decision{events: events, reply: func() *nodev1.KnowledgeBaseReply {
+		res := &nodev1.AddDocumentResult{Duplicate: existing != nil}
+		if d := g.kb.Document(id); d != nil {
+			res.Document = g.document(d)
+		} else { // validate_only
+			res.Document = &granaryv1.Document{DisplayName: spec.GetDisplayName(), MediaType: spec.GetMediaType(),
+				Metadata: spec.GetMetadata(), SizeBytes: src.GetSizeBytes(), Sha256: src.GetSha256(), SourceUrl: src.GetUrl()}
+		}
+		return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_AddDocument{AddDocument: res}}
+	}}, nil
+}
+
+func onDuplicate(v granaryv1.OnDuplicate) kb.OnDuplicate {
+	if v == granaryv1.OnDuplicate_ON_DUPLICATE_UNSPECIFIED {
+		return kb.DuplicateReturn
+	}
+	return kb.OnDuplicate(v)
+}
+
+// chunkingOverride checks a call's chunking settings; nil when it has none.
+func (g *kbGrain) chunkingOverride(c *granaryv1.ChunkingConfig) (*kb.ChunkingConfig, error) {
+	if c == nil {
+		return nil, nil
+	}
+	o := chunkingOf(c)
+	call := kb.Config{Chunking: o}
+	if err := call.Validate(nil); err != nil {
+		return nil, err
+	}
+	return &o, g.checkConfig(g.kb.Config(), call)
+}
+
+func (g *kbGrain) decideReprocess(r *granaryv1.ReprocessDocumentRequest) (decision, error) {
+	override, err := g.chunkingOverride(r.GetChunking())
+	if err != nil {
+		return decision{}, err
+	}
+	id := docID(r.GetName())
+	events, err := g.kb.Reprocess(id, override)
+	return decision{events: events, reply: g.documentReply(id)}, err
+}

@@ -1,0 +1,301 @@
+package actors
+
+import (
+	"context"
+	"time"
+
+	"github.com/asynkron/protoactor-go/actor"
+
+	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/actors/kb"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
+	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
+)
+
+// tenantGrain is the virtual actor of one tenant: tier, limits, defaults and
+// the list of knowledge bases.
+type tenantGrain struct {
+	core
+	tenant      *kb.Tenant
+	subscribers map[string]struct{} // knowledge bases that asked for the settings
+	stopping    bool
+}
+
+func newTenantGrain(d *Deps, id journal.Identity) *tenantGrain {
+	return &tenantGrain{core: core{deps: d, id: id}}
+}
+
+type tenantState struct{ *kb.Tenant }
+
+func (s tenantState) apply(e journal.Event, ev kb.Event) error { return s.Apply(e.Seq, ev) }
+
+// Receive implements actor.Actor.
+func (g *tenantGrain) Receive(ctx actor.Context) {
+	switch m := ctx.Message().(type) {
+	case *actor.Started:
+		g.init(ctx)
+		go g.load(g.restore)
+	case call:
+		if g.phase != phaseActive {
+			g.park(m)
+			return
+		}
+		g.handle(m)
+	case *loadedMsg:
+		g.loaded(ctx, m)
+	case *committedMsg:
+		g.settled(ctx, m)
+	case *savedMsg:
+		g.snapshot = m.seq
+		go g.release(g.fence, g.owned)
+	case *releasedMsg:
+		g.released(ctx)
+	case *actor.Stopping:
+		if g.broken == nil {
+			g.broken = kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the object is being moved; try again").After(50 * time.Millisecond)
+		}
+		g.fail(append(g.inflight, g.queue...))
+	case interface{ PassivateRequested() }:
+		if g.phase == phaseActive && g.quiet() {
+			g.leave()
+		}
+	case interface{ DrainRequested() }:
+		g.stopping = true
+		switch {
+		case g.phase == phaseLoading || g.broken != nil:
+			ctx.Stop(g.self)
+		case g.phase == phaseActive && g.quiet():
+			g.leave()
+		}
+	}
+}
+
+func (g *tenantGrain) restore(snapshot []byte) (state, error) {
+	if len(snapshot) == 0 {
+		return tenantState{kb.NewTenant(g.id.ID, g.deps.Tier)}, nil
+	}
+	t, err := kb.RestoreTenant(g.id.ID, g.deps.Tier, snapshot)
+	if err != nil {
+		return nil, err
+	}
+	return tenantState{t}, nil
+}
+
+func (g *tenantGrain) loaded(ctx actor.Context, m *loadedMsg) {
+	if m.err != nil {
+		g.broken = loadError(m.err)
+		g.log().Error("load failed", "error", m.err)
+		g.fail(nil)
+		ctx.Stop(g.self)
+		return
+	}
+	g.tenant = m.state.(tenantState).Tenant
+	for _, c := range g.begin(m) {
+		g.handle(c)
+	}
+}
+
+func (g *tenantGrain) settled(ctx actor.Context, m *committedMsg) {
+	done := g.settle(m)
+	if g.broken != nil {
+		ctx.Stop(g.self)
+		return
+	}
+	for _, w := range done {
+		if w.done != nil {
+			w.done(nil)
+		}
+	}
+	g.flush(false)
+	if g.stopping && g.quiet() && g.phase == phaseActive {
+		g.leave()
+	}
+}
+
+func (g *tenantGrain) leave() {
+	g.phase = phaseLeaving
+	if !g.owned || g.committed == g.snapshot {
+		go g.release(g.fence, g.owned)
+		return
+	}
+	seq, encode, fence := g.committed, g.tenant.Freeze(), g.fence
+	go func() {
+		g.save(fence, seq, encode)
+		g.tell(&savedMsg{seq: seq})
+	}()
+}
+
+func (g *tenantGrain) released(ctx actor.Context) {
+	if len(g.waiting) > 0 && !g.stopping {
+		g.restart()
+		go g.load(g.restore)
+		return
+	}
+	ctx.Stop(g.self)
+}
+
+func (g *tenantGrain) handle(c call) {
+	m, ok := c.Request().(*nodev1.TenantCall)
+	if !ok {
+		c.Reply(nil, kb.Errorf(kb.CodeUnimplemented, kb.ReasonUnknownOperation, "unknown message"))
+		return
+	}
+	if g.broken != nil {
+		c.Reply(nil, g.broken)
+		return
+	}
+	switch op := m.GetOperation().(type) {
+	case *nodev1.TenantCall_Get:
+		g.answer(c, g.tenantReply())
+	case *nodev1.TenantCall_GetSettings:
+		if id := op.GetSettings.GetSubscriber(); id != "" {
+			if g.subscribers == nil {
+				g.subscribers = make(map[string]struct{})
+			}
+			g.subscribers[id] = struct{}{}
+		}
+		g.answer(c, &nodev1.TenantReply{Result: &nodev1.TenantReply_Settings{Settings: g.settings()}})
+	case *nodev1.TenantCall_List:
+		g.answer(c, g.list(op.List))
+	case *nodev1.TenantCall_UpdateConfig:
+		g.updateConfig(c, m.GetHeader(), op.UpdateConfig)
+	case *nodev1.TenantCall_Register:
+		r := op.Register
+		g.decide(c, m.GetHeader(), g.tenant.Register(kb.KBEntry{ID: r.GetId(), UID: r.GetUid(), DisplayName: r.GetDisplayName(),
+			Created: r.GetCreateTime().AsTime()}), tenantDone)
+	case *nodev1.TenantCall_Unregister:
+		delete(g.subscribers, op.Unregister.GetId())
+		g.decide(c, m.GetHeader(), g.tenant.Unregister(op.Unregister.GetId(), op.Unregister.GetUid()), tenantDone)
+	case *nodev1.TenantCall_Wake:
+		g.answer(c, tenantDone())
+	default:
+		g.answer(c, tenantError(kb.Errorf(kb.CodeUnimplemented, kb.ReasonUnknownOperation, "this node does not know the operation")))
+	}
+}
+
+func tenantDone() *nodev1.TenantReply {
+	return &nodev1.TenantReply{Result: &nodev1.TenantReply_Done{Done: &nodev1.Done{}}}
+}
+
+func tenantError(err error) *nodev1.TenantReply {
+	return &nodev1.TenantReply{Result: &nodev1.TenantReply_Error{Error: errorProto(err)}}
+}
+
+// answer replies once everything decided so far is committed.
+func (g *tenantGrain) answer(c call, r *nodev1.TenantReply) {
+	reply := func(err error) {
+		if err != nil {
+			c.Reply(nil, err)
+			return
+		}
+		c.Reply(r, nil)
+	}
+	g.onQuiet(reply)
+}
+
+// decide queues events and replies after their commit.
+func (g *tenantGrain) decide(c call, h *nodev1.Header, events []kb.Event, reply func() *nodev1.TenantReply) {
+	if len(events) > 0 {
+		_, err := g.enqueue(tenantState{g.tenant}, origin{principal: h.GetPrincipal(), requestID: h.GetRequestId()}, events)
+		if err != nil {
+			g.log().Error("decision refused by the state", "error", err)
+			g.tell(&committedMsg{err: err})
+			c.Reply(nil, kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "internal error"))
+			return
+		}
+	}
+	g.answer(c, reply())
+	g.flush(false)
+}
+
+func (g *tenantGrain) updateConfig(c call, h *nodev1.Header, r *granaryv1.UpdateTenantConfigRequest) {
+	config := configOf(r.GetDefaultConfig())
+	err := config.Validate(g.deps.knownModel)
+	if err == nil {
+		err = kb.Resolve(g.deps.builtIn(), config, kb.Config{}, kb.Config{}).ValidateEffective()
+	}
+	var events []kb.Event
+	if err == nil {
+		events, err = g.tenant.Configure(r.GetEtag(), config)
+	}
+	if err != nil {
+		g.answer(c, tenantError(err))
+		return
+	}
+	if r.GetValidateOnly() {
+		g.answer(c, g.tenantReply())
+		return
+	}
+	if _, err := g.enqueue(tenantState{g.tenant}, origin{principal: h.GetPrincipal(), requestID: h.GetRequestId()}, events); err != nil {
+		g.log().Error("decision refused by the state", "error", err)
+		g.tell(&committedMsg{err: err})
+		c.Reply(nil, kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "internal error"))
+		return
+	}
+	reply, settings := g.tenantReply(), g.settings()
+	g.onQuiet(func(err error) {
+		if err != nil {
+			c.Reply(nil, err)
+			return
+		}
+		g.publish(settings, func() { c.Reply(reply, nil) })
+	})
+	g.flush(false)
+}
+
+// publishTimeout bounds how long a change of settings waits to be spread.
+const publishTimeout = 3 * time.Second
+
+// publish tells the knowledge bases that asked for the settings what they are
+// now, and then calls then: whoever changed a setting finds it applied. One
+// that cannot be told asks again by itself within a minute.
+func (g *tenantGrain) publish(s *nodev1.TenantSettings, then func()) {
+	ids := make([]string, 0, len(g.subscribers))
+	for id := range g.subscribers {
+		ids = append(ids, id)
+	}
+	go func() {
+		defer then()
+		ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
+		defer cancel()
+		for _, id := range ids {
+			m := &nodev1.KnowledgeBaseCall{Header: &nodev1.Header{Tenant: g.id.Tenant, Principal: system.principal},
+				Operation: &nodev1.KnowledgeBaseCall_TenantChanged{TenantChanged: s}}
+			if _, err := g.deps.Asker.Ask(ctx, KindKB, g.id.Tenant, id, m); err != nil {
+				g.log().Warn("knowledge base not told of the tenant's settings", "kb", id, "error", err)
+			}
+		}
+	}()
+}
+
+func (g *tenantGrain) settings() *nodev1.TenantSettings {
+	return &nodev1.TenantSettings{Version: g.tenant.ConfigVersion(), DefaultConfig: configProto(g.tenant.Config()),
+		Limits: limitsProto(g.tenant.Limits())}
+}
+
+func (g *tenantGrain) tenantReply() *nodev1.TenantReply {
+	t := g.tenant
+	return &nodev1.TenantReply{Result: &nodev1.TenantReply_Tenant{Tenant: &granaryv1.Tenant{
+		Name: "tenants/" + t.ID(), Tier: string(t.Tier()), Limits: limitsProto(t.Limits()),
+		DefaultConfig: configProto(t.Config()), ConfigVersion: t.ConfigVersion(), Etag: t.Etag()}}}
+}
+
+func (g *tenantGrain) list(r *granaryv1.ListKnowledgeBasesRequest) *nodev1.TenantReply {
+	after := ""
+	if t := r.GetPageToken(); t != "" {
+		var ok bool
+		if after, ok = nameToken(t); !ok {
+			return tenantError(pageTokenError())
+		}
+	}
+	page, more := g.tenant.List(after, pageSize(r.GetPageSize(), 1000))
+	out := &granaryv1.ListKnowledgeBasesResponse{}
+	for _, e := range page {
+		out.KnowledgeBases = append(out.KnowledgeBases, &granaryv1.KnowledgeBase{Name: kbName(e.ID), Uid: e.UID,
+			DisplayName: e.DisplayName, CreateTime: timestamp(e.Created)})
+	}
+	if more {
+		out.NextPageToken = makeNameToken(page[len(page)-1].ID)
+	}
+	return &nodev1.TenantReply{Result: &nodev1.TenantReply_List{List: out}}
+}
