@@ -1,0 +1,230 @@
+// Package node wires one Granary node: store, parsers, embedder, grains,
+// cluster and gateway. It is the only place that knows all of them, and the
+// only one that constructs them.
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"granary.dev/granary/actors/kb"
+)
+
+// Config is what an operator may set: by flags, or in the file of --config
+// (YAML, the same names). Zero values take the defaults of Complete.
+type Config struct {
+	// Dev: one node, a local signing key, tenant "dev", a token in Data/dev-token.
+	Dev bool `yaml:"dev"`
+	// Data is the folder of the embedded store. Default ./data.
+	Data string `yaml:"data"`
+	// Listen is the address of the gateway. Default 127.0.0.1:8080.
+	Listen string `yaml:"listen"`
+	// Tier of tenants: starter, professional, enterprise. Default starter, with Dev enterprise.
+	Tier string `yaml:"tier"`
+	// LogLevel: debug, info, warn, error. Default info.
+	LogLevel string `yaml:"log_level"`
+	// LogFormat: text or json. Default text.
+	LogFormat string `yaml:"log_format"`
+	// AllowedOrigins are web origins whose pages may call the API.
+	AllowedOrigins []string       `yaml:"allowed_origins"`
+	Auth           AuthConfig     `yaml:"auth"`
+	Fetch          FetchConfig    `yaml:"fetch"`
+	Parse          ParseConfig    `yaml:"parse"`
+	Embedding      EmbedderConfig `yaml:"embedding"`
+	Memory         MemoryConfig   `yaml:"memory"`
+}
+
+// AuthConfig says who may call.
+type AuthConfig struct {
+	// KeyFile holds the Ed25519 key that signs tokens. With Dev: Data/dev-key.
+	KeyFile string `yaml:"key_file"`
+}
+
+// FetchConfig bounds URL sources.
+type FetchConfig struct {
+	// AllowNetworks are address ranges (CIDR) that may be fetched from although
+	// they are private, loopback or otherwise special.
+	AllowNetworks []string `yaml:"allow_networks"`
+	// Ports a URL may name. Default 80, 443, 8080, 8443.
+	Ports []int `yaml:"ports"`
+	// Timeout of one fetch. Default 60s.
+	Timeout time.Duration `yaml:"timeout"`
+	// MaxBytes of one source, at most 64 MiB. Default 64 MiB.
+	MaxBytes int64 `yaml:"max_bytes"`
+}
+
+// ParseConfig bounds the parser processes.
+type ParseConfig struct {
+	// Workers is how many run at most. Default: one less than the processors, 1 to 8.
+	Workers int `yaml:"workers"`
+	// MemoryBytes caps each. Default 512 MiB.
+	MemoryBytes int64 `yaml:"memory_bytes"`
+	// CPUTime and WallTime cap one document. Defaults 60s and 2m.
+	CPUTime  time.Duration `yaml:"cpu_time"`
+	WallTime time.Duration `yaml:"wall_time"`
+}
+
+// EmbedderConfig names the embedding model.
+type EmbedderConfig struct {
+	// Provider: builtin (default) or openai (any server with /v1/embeddings).
+	Provider string `yaml:"provider"`
+	// URL, Model and Dims are needed for openai.
+	URL   string `yaml:"url"`
+	Model string `yaml:"model"`
+	Dims  int    `yaml:"dims"`
+	// APIKeyFile holds the key; else the environment variable GRANARY_EMBEDDING_API_KEY.
+	APIKeyFile string `yaml:"api_key_file"`
+}
+
+// MemoryConfig says how long idle knowledge bases keep what.
+type MemoryConfig struct {
+	// TrimAfter: an idle one gives its index back. Default 5m.
+	TrimAfter time.Duration `yaml:"trim_after"`
+	// PassivateAfter: an idle one leaves memory. Default 30m.
+	PassivateAfter time.Duration `yaml:"passivate_after"`
+}
+
+// ErrConfig is the cause of every error of Complete and ReadFile: a wrong
+// setting, not a failure.
+var ErrConfig = errors.New("configuration")
+
+// Completed is a configuration that was checked and filled. Only one can run.
+type Completed struct {
+	Config
+	networks []netip.Prefix
+	apiKey   string
+}
+
+// ReadFile reads a configuration file. Unknown names are errors.
+func ReadFile(path string) (Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	var c Config
+	if err := yaml.UnmarshalWithOptions(data, &c, yaml.Strict()); err != nil {
+		return Config{}, fmt.Errorf("%w: %s: %w", ErrConfig, path, err)
+	}
+	return c, nil
+}
+
+// Complete checks c and fills its defaults.
+func (c Config) Complete() (Completed, error) {
+	out := Completed{Config: c}
+	setDefault(&out.Data, "data")
+	setDefault(&out.Listen, "127.0.0.1:8080")
+	setDefault(&out.LogLevel, "info")
+	setDefault(&out.LogFormat, "text")
+	setDefault(&out.Embedding.Provider, "builtin")
+	if c.Tier == "" {
+		out.Tier = string(kb.TierStarter)
+		if c.Dev {
+			out.Tier = string(kb.TierEnterprise)
+		}
+	}
+	if c.Dev {
+		setDefault(&out.Auth.KeyFile, filepath.Join(out.Data, "dev-key"))
+	}
+	return out, errors.Join(out.checkBasics(), out.checkFetch(), out.checkEmbedding())
+}
+
+func setDefault(s *string, v string) {
+	if *s == "" {
+		*s = v
+	}
+}
+
+func configErrorf(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrConfig, fmt.Errorf(format, args...))
+}
+
+func (c *Completed) checkBasics() error {
+	var errs []error
+	if _, ok := kb.LimitsOf(kb.Tier(c.Tier)); !ok {
+		errs = append(errs, configErrorf("tier: %q is not starter, professional or enterprise", c.Tier))
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		errs = append(errs, configErrorf("listen: %w", err))
+	} else if c.Dev && !loopback(c.Listen) {
+		errs = append(errs, configErrorf("listen: --dev serves without TLS and so only on a loopback address, not on %q", c.Listen))
+	}
+	if c.Auth.KeyFile == "" {
+		errs = append(errs, configErrorf("auth.key_file: nobody could call this server; name a key file, or use --dev"))
+	}
+	if _, err := logLevel(c.LogLevel); err != nil {
+		errs = append(errs, configErrorf("log_level: %w", err))
+	}
+	if c.LogFormat != "text" && c.LogFormat != "json" {
+		errs = append(errs, configErrorf("log_format: %q is not text or json", c.LogFormat))
+	}
+	if c.Parse.Workers < 0 || c.Parse.MemoryBytes < 0 || c.Parse.CPUTime < 0 || c.Parse.WallTime < 0 ||
+		c.Memory.TrimAfter < 0 || c.Memory.PassivateAfter < 0 {
+		errs = append(errs, configErrorf("parse, memory: negative values mean nothing"))
+	}
+	return errors.Join(errs...)
+}
+
+// loopback reports whether an address can only be reached from this machine.
+func loopback(addr string) bool {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	if host == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+const maxSource = 64 << 20 // as uploads
+
+func (c *Completed) checkFetch() error {
+	for _, s := range c.Fetch.AllowNetworks {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return configErrorf("fetch.allow_networks: %w", err)
+		}
+		c.networks = append(c.networks, p)
+	}
+	for _, p := range c.Fetch.Ports {
+		if p < 1 || p > 65535 {
+			return configErrorf("fetch.ports: %d is not a port", p)
+		}
+	}
+	if c.Fetch.MaxBytes < 0 || c.Fetch.MaxBytes > maxSource || c.Fetch.Timeout < 0 {
+		return configErrorf("fetch: max_bytes is at most %d, and timeout not negative", maxSource)
+	}
+	return nil
+}
+
+func (c *Completed) checkEmbedding() error {
+	e := c.Embedding
+	switch e.Provider {
+	case "builtin":
+		return nil
+	case "openai":
+	default:
+		return configErrorf("embedding.provider: %q is not builtin or openai", e.Provider)
+	}
+	if e.URL == "" || e.Model == "" || e.Dims <= 0 {
+		return configErrorf("embedding: openai needs url, model and dims")
+	}
+	c.apiKey = os.Getenv("GRANARY_EMBEDDING_API_KEY")
+	if e.APIKeyFile != "" {
+		data, err := os.ReadFile(e.APIKeyFile)
+		if err != nil {
+			return configErrorf("embedding.api_key_file: %w", err)
+		}
+		c.apiKey = strings.TrimSpace(string(data))
+	}
+	return nil
+}

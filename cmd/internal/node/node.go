@@ -1,0 +1,242 @@
+package node
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"granary.dev/granary/actors"
+	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/actors/pipeline/embed"
+	"granary.dev/granary/actors/pipeline/fetch"
+	"granary.dev/granary/actors/pipeline/sandbox"
+	"granary.dev/granary/cluster"
+	"granary.dev/granary/gateway"
+	"granary.dev/granary/gateway/auth"
+	"granary.dev/granary/storage/embedded"
+)
+
+// Node is one running node.
+type Node struct {
+	cfg      Completed
+	log      *slog.Logger
+	store    *embedded.Store
+	cluster  *cluster.Node
+	grains   *actors.Grains
+	gateway  *gateway.Gateway
+	auth     *auth.Authority
+	asker    *asker
+	listener net.Listener
+
+	stack   []closer // what to end, in order of start
+	stop    sync.Once
+	stopErr error
+	served  chan error
+}
+
+// closer ends one part of the node.
+type closer struct {
+	name string
+	end  func(context.Context) error
+}
+
+const (
+	gatewayStop = 2 * time.Second  // longest wait for requests under way
+	grainsStop  = 10 * time.Second // longest wait for grains to save and release
+)
+
+// Start builds and starts a node: what others lean on comes first.
+func Start(ctx context.Context, cfg Completed, logs io.Writer) (*Node, error) {
+	level, _ := logLevel(cfg.LogLevel)
+	n := &Node{cfg: cfg, log: newLogger(logs, cfg.LogFormat, level), served: make(chan error, 1)}
+	for _, step := range []func(context.Context) error{n.openStore, n.startGrains, n.startGateway} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(err, n.Stop(context.WithoutCancel(ctx)))
+		}
+	}
+	return n, nil
+}
+
+func (n *Node) push(name string, end func(context.Context) error) {
+	n.stack = append(n.stack, closer{name, end})
+}
+
+// Addr is the address the gateway listens on.
+func (n *Node) Addr() net.Addr { return n.listener.Addr() }
+
+// Served ends when the gateway does, with its error if it failed.
+func (n *Node) Served() <-chan error { return n.served }
+
+// Stop ends the node in reverse order of its start: no new requests, then the
+// grains leave in an orderly way, then what they stand on. It is idempotent.
+func (n *Node) Stop(ctx context.Context) error {
+	n.stop.Do(func() {
+		var errs []error
+		for i := len(n.stack) - 1; i >= 0; i-- {
+			if err := n.stack[i].end(ctx); err != nil {
+				errs = append(errs, fmt.Errorf("stop %s: %w", n.stack[i].name, err))
+			}
+		}
+		n.stopErr = errors.Join(errs...)
+	})
+	return n.stopErr
+}
+
+func (n *Node) openStore(ctx context.Context) error {
+	store, err := embedded.Open(ctx, embedded.Config{Dir: n.cfg.Data, Logger: n.log})
+	if err != nil {
+		return err
+	}
+	n.store = store
+	n.push("store", func(context.Context) error { return store.Close() })
+	if n.auth, err = auth.Open(n.cfg.Auth.KeyFile); err != nil {
+		return err
+	}
+	return nil
+}
+
+// startGrains builds parsers, embedder and the cluster node with its grains.
+func (n *Node) startGrains(ctx context.Context) error {
+	parse, err := n.newParser()
+	if err != nil {
+		return err
+	}
+	fetch, err := n.newFetcher()
+	if err != nil {
+		return err
+	}
+	embedder, err := n.newEmbedder()
+	if err != nil {
+		return err
+	}
+	n.asker = &asker{}
+	n.grains = actors.NewGrains(actors.Deps{Node: nodeName, Store: n.store, Blobs: n.store, Chunks: n.store, Asker: n.asker,
+		Parser: parse, Fetcher: fetch, Embedder: embedder, Slots: actors.NewScheduler(0), Logger: n.log, Tier: kb.Tier(n.cfg.Tier)})
+	n.cluster, err = cluster.New(cluster.Config{Name: nodeName, Logger: n.log,
+		Kinds:     []cluster.Kind{{Name: actors.KindTenant, New: n.grains.New}, {Name: actors.KindKB, New: n.grains.New}},
+		TrimAfter: orDefault(n.cfg.Memory.TrimAfter, 5*time.Minute), IdleTimeout: orDefault(n.cfg.Memory.PassivateAfter, 30*time.Minute),
+		DrainTimeout: grainsStop})
+	if err != nil {
+		return err
+	}
+	n.asker.node = n.cluster
+	n.push("runs", func(ctx context.Context) error { return n.grains.Wait(ctx) })
+	if err := n.cluster.Start(ctx); err != nil {
+		return err
+	}
+	n.push("grains", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, grainsStop+time.Second)
+		defer cancel()
+		return n.cluster.Stop(ctx)
+	})
+	n.startWaker()
+	return nil
+}
+
+// nodeName is this node's name in a cluster of one.
+const nodeName = "local"
+
+func orDefault(d, v time.Duration) time.Duration {
+	if d == 0 {
+		return v
+	}
+	return d
+}
+
+// startWaker lets unfinished work go on without a client's call.
+func (n *Node) startWaker() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.grains.Waker().Run(ctx)
+	}()
+	n.push("waker", func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
+}
+
+func (n *Node) newParser() (*parser, error) {
+	tmp := filepath.Join(n.cfg.Data, "parse")
+	if err := os.RemoveAll(tmp); err != nil { // left by a process that was killed
+		return nil, err
+	}
+	cache := filepath.Join(n.cfg.Data, "cache", "pdf")
+	for _, dir := range []string{tmp, cache} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+	}
+	p := n.cfg.Parse
+	pool, err := sandbox.NewPool(sandbox.Config{Size: p.Workers, MemoryBytes: p.MemoryBytes, CPUTime: p.CPUTime,
+		WallTime: p.WallTime, CacheDir: cache, Logger: n.log})
+	if err != nil {
+		return nil, err
+	}
+	n.push("parsers", func(context.Context) error { return pool.Close() })
+	return &parser{pool: pool, dir: tmp}, nil
+}
+
+func (n *Node) newFetcher() (fetcher, error) {
+	f := n.cfg.Fetch
+	made, err := fetch.New(fetch.Config{AllowNetworks: n.cfg.networks, Ports: f.Ports, Timeout: f.Timeout, MaxBytes: f.MaxBytes})
+	return fetcher{made}, err
+}
+
+func (n *Node) newEmbedder() (actors.Embedder, error) {
+	e := n.cfg.Embedding
+	if e.Provider == "openai" {
+		return embed.NewOpenAI(embed.OpenAIConfig{BaseURL: e.URL, Model: e.Model, Dims: e.Dims, APIKey: embed.Secret(n.cfg.apiKey)})
+	}
+	return embed.NewBuiltin(0)
+}
+
+// startGateway opens the door last, when everything behind it answers.
+func (n *Node) startGateway(ctx context.Context) error {
+	key, err := n.uploadKey()
+	if err != nil {
+		return err
+	}
+	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, UploadKey: key, Logger: n.log,
+		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})
+	if err != nil {
+		return err
+	}
+	if n.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", n.cfg.Listen); err != nil {
+		return err
+	}
+	go func() { n.served <- n.gateway.Serve(context.WithoutCancel(ctx), n.listener) }()
+	n.push("gateway", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, gatewayStop)
+		defer cancel()
+		return n.gateway.Shutdown(ctx)
+	})
+	return nil
+}
+
+// uploadKey signs upload tokens; it is derived from the signing key, so that
+// all nodes that share the one share the other.
+func (n *Node) uploadKey() (gateway.Secret, error) {
+	pem, err := os.ReadFile(n.cfg.Auth.KeyFile)
+	if err != nil {
+		return nil, err
+	}
+	return hkdf.Key(sha256.New, pem, nil, "granary upload tokens 1", 32)
+}
+
+// ready asks the store something cheap.
+func (n *Node) ready(ctx context.Context) error {
+	_, err := n.store.DueWakeups(ctx, time.Time{}, 1)
+	return err
+}

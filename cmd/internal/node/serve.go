@@ -1,0 +1,184 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"granary.dev/granary/actors/pipeline/sandbox"
+	"granary.dev/granary/gateway"
+	"granary.dev/granary/gateway/auth"
+)
+
+// ServeCommand is `granary serve`.
+func ServeCommand() *cobra.Command {
+	var flags Config
+	var file string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a server",
+		Long: `Run a Granary server.
+
+With --dev it needs nothing else: one node with the embedded store, a local
+signing key, tenant "dev", and an admin token in DIR/dev-token.`,
+		Example: `  granary serve --dev
+  granary serve --dev --data /var/lib/granary --listen 127.0.0.1:9090
+  granary serve --config /etc/granary.yaml`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := merge(cmd, file, flags)
+			if err != nil {
+				return usage(err)
+			}
+			return serve(cmd.Context(), cfg, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&flags.Dev, "dev", false, "embedded store, local signing key, tenant dev; loopback only")
+	f.StringVar(&flags.Data, "data", "", "data folder (default ./data)")
+	f.StringVar(&flags.Listen, "listen", "", "address of the API (default 127.0.0.1:8080)")
+	f.StringVar(&file, "config", "", "configuration file (YAML); flags win over it")
+	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
+	f.StringVar(&flags.LogFormat, "log-format", "", "text or json (default text)")
+	return cmd
+}
+
+// merge lays flags over the file and completes the result.
+func merge(cmd *cobra.Command, file string, flags Config) (Completed, error) {
+	var cfg Config
+	if file != "" {
+		var err error
+		if cfg, err = ReadFile(file); err != nil {
+			return Completed{}, err
+		}
+	}
+	if cmd.Flags().Changed("dev") {
+		cfg.Dev = flags.Dev
+	}
+	for _, s := range []struct {
+		from string
+		to   *string
+	}{{flags.Data, &cfg.Data}, {flags.Listen, &cfg.Listen}, {flags.LogLevel, &cfg.LogLevel}, {flags.LogFormat, &cfg.LogFormat}} {
+		if s.from != "" {
+			*s.to = s.from
+		}
+	}
+	return cfg.Complete()
+}
+
+// usageError is an error in how the command was called.
+type usageError struct{ error }
+
+// ExitCode implements what the command line asks of errors.
+func (usageError) ExitCode() int { return 2 }
+
+func usage(err error) error { return usageError{err} }
+
+// serve runs a node until ctx ends.
+func serve(ctx context.Context, cfg Completed, stdout, stderr io.Writer) error {
+	n, err := Start(ctx, cfg, stderr)
+	if err != nil {
+		return err
+	}
+	if cfg.Dev {
+		err = n.Welcome(stdout)
+	} else {
+		_, err = fmt.Fprintf(stdout, "granary serves on %s\n", n.Addr())
+	}
+	if err == nil {
+		select {
+		case <-ctx.Done():
+		case err = <-n.Served():
+		}
+	}
+	n.log.Info("stopping")
+	if stopErr := n.Stop(context.WithoutCancel(ctx)); err == nil {
+		err = stopErr
+	}
+	return err
+}
+
+const devTokenLife = 365 * 24 * time.Hour
+
+// Welcome writes the development token and says how to go on.
+func (n *Node) Welcome(out io.Writer) error {
+	token, err := n.auth.Issue(auth.Grant{Tenant: "dev", Subject: "dev", Roles: []string{gateway.RoleAdmin}, Life: devTokenLife})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(n.cfg.Data, "dev-token")
+	if err := writeSecret(path, string(token)+"\n"); err != nil {
+		return err
+	}
+	server, data := "http://"+n.Addr().String(), ""
+	if n.cfg.Data != "data" {
+		data = " --data " + n.cfg.Data
+	}
+	if server != "http://127.0.0.1:8080" {
+		data += " --server " + server
+	}
+	_, err = fmt.Fprintf(out, `granary serves on %[1]s (tenant dev; token in %[2]s)
+
+  granary kb create handbook%[3]s
+  granary doc add handbook ./docs --wait%[3]s
+  granary search handbook "how do I rotate the signing key?"%[3]s
+
+  TOKEN=$(cat %[2]s)
+  curl -H "Authorization: Bearer $TOKEN" -H 'Content-Type: application/json' \
+    -d '{"knowledgeBase":"handbook","query":"how do I rotate the signing key?"}' \
+    %[1]s/granary.v1.SearchService/Search
+
+`, server, path, data)
+	return err
+}
+
+// writeSecret replaces a file that only its owner may read.
+func writeSecret(path, text string) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// ParseWorkerCommand is `granary parse-worker`: the server runs it to parse
+// untrusted sources where it can be stopped.
+func ParseWorkerCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "parse-worker",
+		Short:  "Parse documents for the server (started by it)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return sandbox.WorkerMain(cmd.Context(), os.Stdin, os.Stdout)
+		},
+	}
+}
+
+func logLevel(name string) (slog.Level, error) {
+	var l slog.Level
+	return l, l.UnmarshalText([]byte(strings.ToUpper(name)))
+}
+
+func newLogger(w io.Writer, format string, level slog.Level) *slog.Logger {
+	opt := &slog.HandlerOptions{Level: level}
+	if format == "json" {
+		return slog.New(slog.NewJSONHandler(w, opt))
+	}
+	return slog.New(slog.NewTextHandler(w, opt))
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
