@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -78,10 +79,31 @@ type Deps struct {
 	Retry         kb.RetryPolicy // zero means kb.DefaultRetry
 	Now           func() time.Time
 	Jitter        func() float64 // [0, 1)
+
+	runs *runs
 }
 
 // Grains makes the grains of one node.
 type Grains struct{ deps *Deps }
+
+// runs counts the goroutines of pipeline runs, which end by themselves soon
+// after their knowledge base stopped them.
+type runs struct{ sync.WaitGroup }
+
+// Wait returns when no pipeline run is left, or with ctx's error.
+func (g *Grains) Wait(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		g.deps.runs.Wait()
+	}()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
 
 // NewGrains fills defaults and returns the maker of grains.
 func NewGrains(d Deps) *Grains {
@@ -100,6 +122,7 @@ func NewGrains(d Deps) *Grains {
 	if d.Tier == "" {
 		d.Tier = kb.TierStarter
 	}
+	d.runs = &runs{}
 	return &Grains{deps: &d}
 }
 

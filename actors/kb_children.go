@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -137,20 +138,24 @@ func (g *kbGrain) receiveReport(ctx actor.Context, m interface{ of() run }) {
 	case *stageReport:
 		g.receiveStage(m)
 	case *fetchedReport:
-		events, err := g.kb.Fetched(r.doc, r.version, r.attempt, m.source, m.mediaType, m.name)
-		g.decideReport(events, err, m.decided)
+		err := g.kb.CheckStorage(r.doc, m.source.Size, w.settings.limits)
+		var events []kb.Event
+		if err == nil {
+			events, err = g.kb.Fetched(r.doc, r.version, r.attempt, m.source, m.mediaType, m.name)
+		}
+		g.decideReport(r, "fetch", events, err, m.decided)
 	case *chunkedReport:
 		events, err := g.kb.ChunksWritten(r.doc, r.version, r.attempt, m.chunks, m.model, m.content)
 		if err == nil {
 			g.keepSegment(r.attempt, m.segment)
 		}
-		g.decideReport(events, err, m.decided)
+		g.decideReport(r, "chunk", events, err, m.decided)
 	case *indexedReport:
 		events, err := g.kb.IndexWritten(r.doc, r.version, r.attempt, m.chunks, m.embedded, m.model, m.content)
 		if err == nil && m.segment != nil {
 			g.keepSegment(r.attempt, m.segment)
 		}
-		g.decideReport(events, err, nil)
+		g.decideReport(r, "index", events, err, nil)
 	case *failedReport:
 		g.receiveFailure(m)
 	}
@@ -166,10 +171,15 @@ func refuse(m any) {
 	}
 }
 
-func (g *kbGrain) decideReport(events []kb.Event, err error, decided chan<- bool) {
+// decideReport records what a report means. One the rules refuse for another
+// reason than that the document has moved on ends the run with that reason.
+func (g *kbGrain) decideReport(r run, stage string, events []kb.Event, err error, decided chan<- bool) {
 	if err != nil {
 		if decided != nil {
 			decided <- false
+		}
+		if own, ok := errors.AsType[*kb.Error](err); ok {
+			g.receiveFailure(&failedReport{run: r, err: kb.DocumentError{Reason: own.Reason, Message: own.Message, Stage: stage}, cause: err})
 		}
 		return
 	}

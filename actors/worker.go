@@ -14,6 +14,7 @@ import (
 	"granary.dev/granary/actors/pipeline"
 	"granary.dev/granary/actors/pipeline/chunk"
 	"granary.dev/granary/actors/pipeline/embed"
+	"granary.dev/granary/actors/pipeline/fetch"
 	"granary.dev/granary/actors/search"
 )
 
@@ -81,7 +82,6 @@ func (r run) of() run { return r }
 type worker struct {
 	job    *job
 	cancel context.CancelFunc
-	done   chan struct{}
 }
 
 // Receive implements actor.Actor.
@@ -89,11 +89,8 @@ func (w *worker) Receive(ctx actor.Context) {
 	switch ctx.Message().(type) {
 	case *actor.Started:
 		runCtx, cancel := context.WithCancel(context.Background())
-		w.cancel, w.done = cancel, make(chan struct{})
-		go func() {
-			defer close(w.done)
-			w.job.guard(runCtx)
-		}()
+		w.cancel = cancel
+		w.job.deps.runs.Go(func() { w.job.guard(runCtx) })
 	case *actor.Stopping, *actor.Restarting:
 		if w.cancel != nil {
 			w.cancel()
@@ -398,9 +395,12 @@ func documentError(err error) kb.DocumentError {
 
 // retryAfter is how long the failing side asked to wait, 0 when it did not.
 func retryAfter(err error) time.Duration {
-	var hint interface{ RetryAfter() time.Duration }
-	if errors.As(err, &hint) {
-		return hint.RetryAfter()
+	d, ok := embed.RetryAfter(err)
+	if status, is := errors.AsType[*fetch.StatusError](err); !ok && is {
+		d = status.RetryAfter
 	}
-	return 0
+	return min(d, maxRetryAfter)
 }
+
+// maxRetryAfter bounds what a stranger's server can make a document wait.
+const maxRetryAfter = time.Hour

@@ -51,7 +51,7 @@ func (k *KB) applyDocument(seq int64, at time.Time, e Event) error {
 // applyStarted moves the document to the stage its durable work allows. That may
 // be an earlier one than the former run reached, so it goes through the queue.
 func (k *KB) applyStarted(seq int64, at time.Time, e *DocumentStarted) error {
-	if !e.Stage.Processing() {
+	if old := k.docs[e.ID]; old != nil && !old.State.Pending() || !e.Stage.Processing() {
 		return fmt.Errorf("document %q cannot start at %s", e.ID, e.Stage)
 	}
 	if err := k.change(seq, at, e.ID, e.Version, StateQueued, func(*Document) {}); err != nil {
@@ -73,8 +73,11 @@ func startRun(d *Document, e *DocumentStarted) {
 	d.Runs++
 }
 
+// endRun ends a version without success. Its attempt is over: what it wrote is
+// garbage from here on.
 func endRun(d *Document) {
 	d.Running, d.RetryAt = false, time.Time{}
+	d.Attempt, d.Chunked, d.Model = "", 0, ""
 	if d.Live != nil && !d.Live.Embedded {
 		// A version that failed or was cancelled before it was whole is not
 		// found: half a result that never completes would mislead.

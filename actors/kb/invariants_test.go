@@ -1,6 +1,9 @@
 package kb_test
 
 import (
+	"reflect"
+	"slices"
+
 	"pgregory.net/rapid"
 
 	"granary.dev/granary/actors/kb"
@@ -23,7 +26,7 @@ func (m *machine) judge(e kb.Event, id string, before *kb.Document) {
 	legal := kb.CanMove(from, to)
 	switch e := e.(type) {
 	case *kb.DocumentStarted: // by way of the queue
-		legal = kb.CanMove(from, kb.StateQueued) && kb.CanMove(kb.StateQueued, to)
+		legal = from.Pending() && kb.CanMove(from, kb.StateQueued) && kb.CanMove(kb.StateQueued, to)
 	case *kb.DocumentDeleted:
 		legal = from == kb.StateDeleting && after == nil
 	case *kb.DocumentAdded:
@@ -31,6 +34,13 @@ func (m *machine) judge(e kb.Event, id string, before *kb.Document) {
 	}
 	if !legal {
 		m.Fatalf("%s moved %q from %s to %s", e.Type(), id, from, to)
+	}
+	if after != nil {
+		created := before != nil && (after.CreatedSeq != before.CreatedSeq || !after.Created.Equal(before.Created)) ||
+			before == nil && (after.CreatedSeq != m.k.Revision() || !after.Created.Equal(m.now))
+		if created || after.UpdatedSeq != m.k.Revision() || !after.Updated.Equal(m.now) {
+			m.Fatalf("event %d at %v left %s", m.k.Revision(), m.now, image(m, after))
+		}
 	}
 	m.judgeLive(e, before, after)
 	m.judgeGarbage(before, after)
@@ -107,11 +117,20 @@ func (m *machine) check(*rapid.T) {
 	if got := observe(m, m.restored(), allSources()); got != want {
 		m.Fatalf("state is not what its snapshot restores (I12):\n%s\nrestored:\n%s", want, got)
 	}
+	m.sameDeeply(m.fold())
+	m.sameDeeply(m.restored())
 	m.recount()
 	for d := range m.k.All {
 		m.checkDocument(d)
 	}
 	m.checkDuplicates()
+}
+
+// sameDeeply compares the values themselves: what JSON leaves out is state too.
+func (m *machine) sameDeeply(other *kb.KB) {
+	if !reflect.DeepEqual(m.k.Config(), other.Config()) || !reflect.DeepEqual(slices.Collect(m.k.All), slices.Collect(other.All)) {
+		m.Fatalf("state is lost in its stored form (I12): %s", image(m, slices.Collect(m.k.All)))
+	}
 }
 
 func (m *machine) recount() {

@@ -72,7 +72,7 @@ func (w *world) apply(events ...kb.Event) {
 		if err != nil {
 			w.Fatalf("encode: %v", err)
 		}
-		id := documentOf(e)
+		id := kb.Subject(e)
 		before := w.k.Document(id)
 		frozen := image(w, before)
 		entry := stored{seq: w.k.Revision() + 1, at: w.now, typ: typ, data: data}
@@ -172,35 +172,6 @@ func image(f failer, v any) string {
 		f.Fatalf("marshal: %v", err)
 	}
 	return string(data)
-}
-
-// documentOf gives the document an event is about, "" for none.
-func documentOf(e kb.Event) string {
-	switch e := e.(type) {
-	case *kb.DocumentAdded:
-		return e.ID
-	case *kb.DocumentStarted:
-		return e.ID
-	case *kb.DocumentFetched:
-		return e.ID
-	case *kb.DocumentChunked:
-		return e.ID
-	case *kb.DocumentIndexed:
-		return e.ID
-	case *kb.DocumentPaused:
-		return e.ID
-	case *kb.DocumentRetried:
-		return e.ID
-	case *kb.DocumentFailed:
-		return e.ID
-	case *kb.DocumentCancelled:
-		return e.ID
-	case *kb.DocumentDeleteRequested:
-		return e.ID
-	case *kb.DocumentDeleted:
-		return e.ID
-	}
-	return ""
 }
 
 // inline is a source of the given content.

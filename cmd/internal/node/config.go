@@ -54,7 +54,7 @@ type FetchConfig struct {
 	// they are private, loopback or otherwise special.
 	AllowNetworks []string `yaml:"allow_networks"`
 	// Ports a URL may name. Default 80, 443, 8080, 8443.
-	Ports []int `yaml:"ports"`
+	Ports []uint16 `yaml:"ports"`
 	// Timeout of one fetch. Default 60s.
 	Timeout time.Duration `yaml:"timeout"`
 	// MaxBytes of one source, at most 64 MiB. Default 64 MiB.
@@ -196,7 +196,7 @@ func (c *Completed) checkFetch() error {
 		c.networks = append(c.networks, p)
 	}
 	for _, p := range c.Fetch.Ports {
-		if p < 1 || p > 65535 {
+		if p == 0 {
 			return configErrorf("fetch.ports: %d is not a port", p)
 		}
 	}

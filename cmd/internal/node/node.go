@@ -110,17 +110,13 @@ func (n *Node) startGrains(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fetch, err := n.newFetcher()
-	if err != nil {
-		return err
-	}
 	embedder, err := n.newEmbedder()
 	if err != nil {
 		return err
 	}
 	n.asker = &asker{}
 	n.grains = actors.NewGrains(actors.Deps{Node: nodeName, Store: n.store, Blobs: n.store, Chunks: n.store, Asker: n.asker,
-		Parser: parse, Fetcher: fetch, Embedder: embedder, Slots: actors.NewScheduler(0), Logger: n.log, Tier: kb.Tier(n.cfg.Tier)})
+		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Logger: n.log, Tier: kb.Tier(n.cfg.Tier)})
 	n.cluster, err = cluster.New(cluster.Config{Name: nodeName, Logger: n.log,
 		Kinds:     []cluster.Kind{{Name: actors.KindTenant, New: n.grains.New}, {Name: actors.KindKB, New: n.grains.New}},
 		TrimAfter: orDefault(n.cfg.Memory.TrimAfter, 5*time.Minute), IdleTimeout: orDefault(n.cfg.Memory.PassivateAfter, 30*time.Minute),
@@ -188,10 +184,9 @@ func (n *Node) newParser() (*parser, error) {
 	return &parser{pool: pool, dir: tmp}, nil
 }
 
-func (n *Node) newFetcher() (fetcher, error) {
+func (n *Node) newFetcher() fetcher {
 	f := n.cfg.Fetch
-	made, err := fetch.New(fetch.Config{AllowNetworks: n.cfg.networks, Ports: f.Ports, Timeout: f.Timeout, MaxBytes: f.MaxBytes})
-	return fetcher{made}, err
+	return fetcher{fetch.New(fetch.Config{AllowedNetworks: n.cfg.networks, Ports: f.Ports, Timeout: f.Timeout, MaxBytes: f.MaxBytes})}
 }
 
 func (n *Node) newEmbedder() (actors.Embedder, error) {

@@ -259,7 +259,7 @@ func TestURLIsFetchedAndRefusedAddressesAreNot(t *testing.T) {
 		fmt.Fprint(w, "<html><head><title>Owls</title></head><body><h1>Owls</h1><p>Owls hunt mice at night and turn their heads far round.</p></body></html>")
 	}))
 	defer web.Close()
-	var port int
+	var port uint16
 	if _, err := fmt.Sscanf(web.URL, "http://127.0.0.1:%d", &port); err != nil {
 		t.Fatal(err)
 	}
@@ -273,11 +273,11 @@ func TestURLIsFetchedAndRefusedAddressesAreNot(t *testing.T) {
 		}
 		return s.Settle(t, r.GetDocument().GetName())
 	}
-	s := nodetest.Start(t, func(c *node.Config) { c.Fetch.Ports = []int{port} })
+	s := nodetest.Start(t, func(c *node.Config) { c.Fetch.Ports = []uint16{port} })
 	if d := add(s, web.URL+"/owls"); d.GetState() != granaryv1.DocumentState_DOCUMENT_STATE_READY || d.GetTitle() != "Owls" {
 		t.Fatalf("not fetched: %v", d)
 	}
-	closed := nodetest.Start(t, func(c *node.Config) { c.Fetch.Ports, c.Fetch.AllowNetworks = []int{port}, nil })
+	closed := nodetest.Start(t, func(c *node.Config) { c.Fetch.Ports, c.Fetch.AllowNetworks = []uint16{port}, nil })
 	d := add(closed, web.URL+"/owls")
 	if d.GetState() != granaryv1.DocumentState_DOCUMENT_STATE_FAILED || d.GetError().GetReason() != "ADDRESS_NOT_ALLOWED" {
 		t.Fatalf("loopback was not refused: %v", d)
