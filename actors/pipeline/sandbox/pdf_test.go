@@ -1,0 +1,48 @@
+package sandbox
+
+import (
+	"os"
+	"testing"
+)
+
+// tinyPDF has no cross-reference table; the parser finds its objects.
+const tinyPDF = `%PDF-1.4
+1 0 obj << /Type /Catalog /Pages 2 0 R >> endobj
+2 0 obj << /Type /Pages /Count 1 /Kids [3 0 R] >> endobj
+3 0 obj << /Type /Page /Parent 2 0 R /MediaBox [0 0 300 300] /Contents 4 0 R /Resources << /Font << /F1 5 0 R >> >> >> endobj
+4 0 obj << /Length 44 >> stream
+BT /F1 12 Tf 20 200 Td (Grain is dry) Tj ET 
+endstream endobj
+5 0 obj << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> endobj
+trailer << /Root 1 0 R >>
+`
+
+// TestPDFFitsAWorker compiles the PDF module under the default limits, and takes
+// it from the cache directory in a second worker.
+func TestPDFFitsAWorker(t *testing.T) {
+	dir := t.TempDir()
+	p := newPool(t, "parse-worker", Config{CacheDir: dir, MaxJobs: 1})
+	for range 2 {
+		if got := wantText(t, p, "a.pdf", tinyPDF); got != "Grain is dry" {
+			t.Errorf("got %q", got)
+		}
+	}
+	if files, err := os.ReadDir(dir); err != nil || len(files) == 0 {
+		t.Errorf("cache %v, %v", files, err)
+	}
+}
+
+func BenchmarkFirstPDFOfANewWorkerFromTheCache(b *testing.B) {
+	dir := b.TempDir()
+	for b.Loop() {
+		p := newPool(b, "parse-worker", Config{CacheDir: dir})
+		if _, err := ask(b, p, "a.pdf", tinyPDF); err != nil {
+			b.Fatal(err)
+		}
+		if u, err := usageOf(p.idle[0].pid()); err == nil {
+			b.ReportMetric(float64(u.private>>20), "MiB-private")
+			b.ReportMetric(float64(u.cpu.Milliseconds()), "cpu-ms")
+		}
+		_ = p.Close()
+	}
+}

@@ -1,0 +1,185 @@
+package cluster
+
+import (
+	"context"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// safeKey marks a context whose request may run twice.
+type safeKey struct{}
+
+// WithSafe says that a request sent under ctx may be carried out twice without
+// harm: it reads only, or carries an idempotency key. Only then does Ask repeat
+// a call that a grain took and did not answer.
+func WithSafe(ctx context.Context) context.Context {
+	return context.WithValue(ctx, safeKey{}, true)
+}
+
+// Ask sends msg to the grain of id, starts the grain if need be, and returns
+// its answer. It waits until ctx is over, or for Config.AskTimeout when ctx has
+// no deadline, and then returns the context's error; what the grain does with
+// the call then is not known.
+//
+// A call that never reached a grain (its mailbox was full, or the grain stopped
+// first) is tried again at most twice, with jitter and within a budget of a
+// tenth of all calls; one that did reach it only under [WithSafe].
+//
+// Errors of the cluster are [*Error] ([ErrBusy], [ErrUnavailable],
+// [ErrDeadLetter], [ErrPanicked], [ErrStopped], [ErrUnknownKind]),
+// [protocol.ErrInvalidIdentity], or the context's. An error that the grain
+// replied with comes unchanged. Neither side may change msg or the reply
+// afterwards: on one node they are shared. A grain that asks another grain does
+// so from a goroutine or child of its own: in Receive it would stand still, and
+// two grains that ask each other would wait until their deadlines.
+func (n *Node) Ask(ctx context.Context, id Identity, msg proto.Message) (proto.Message, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n.budget.earn()
+	var deadline time.Time
+	var left time.Duration
+	if _, has := ctx.Deadline(); !has {
+		left = n.cfg.AskTimeout
+		deadline = time.Now().Add(left)
+	}
+	hash := id.Hash()
+	for try := 1; ; try++ {
+		got := n.attempt(ctx, &id, hash, msg, deadline, left)
+		if !n.mayRepeat(ctx, got.again, try) || !n.pause(ctx, backoff(try), deadline) {
+			return got.reply, got.err
+		}
+		if !deadline.IsZero() {
+			left = time.Until(deadline)
+		}
+	}
+}
+
+// retry tells whether a failed attempt may be repeated.
+type retry uint8
+
+const (
+	never  retry = iota
+	ifSafe       // a grain had it
+	always       // no grain had it
+)
+
+// answer is what came of one attempt.
+type answer struct {
+	reply proto.Message
+	err   error
+	again retry
+}
+
+func (n *Node) mayRepeat(ctx context.Context, again retry, try int) bool {
+	if again == never || try > maxRetries {
+		return false
+	}
+	if again == ifSafe && ctx.Value(safeKey{}) == nil {
+		return false
+	}
+	return n.budget.spend()
+}
+
+// attempt sends the call once and waits for the answer. Only a context without
+// a deadline comes with a deadline and what is left until then.
+func (n *Node) attempt(
+	ctx context.Context, id *Identity, hash uint64, msg proto.Message, deadline time.Time, left time.Duration,
+) answer {
+	w := n.waiters.Get().(*waiter)
+	c := &Call{request: msg, caller: ctx, deadline: deadline, wake: w.wake}
+	if again, err := n.send(c, id, hash); err != nil {
+		n.waiters.Put(w)
+		return answer{err: err, again: again}
+	}
+	err := w.wait(ctx, c, left)
+	n.waiters.Put(w) // clean on every way: see waiter
+	if err != nil {
+		return answer{err: err}
+	}
+	return c.result(id)
+}
+
+// send puts the call in front of its grain.
+func (n *Node) send(c *Call, id *Identity, hash uint64) (retry, error) {
+	for {
+		if !n.running() {
+			return never, n.notRunning(id)
+		}
+		if !n.owns(hash) {
+			return always, &Error{Reason: ReasonUnavailable, Identity: *id}
+		}
+		a := n.registry.find(id, hash)
+		if a == nil {
+			// Only a miss is checked: what is in the registry was checked once.
+			kind, err := n.check(id)
+			if err != nil {
+				return never, err
+			}
+			if n.registry.activate(kind, id, hash, c) {
+				return always, nil
+			}
+			continue // somebody was faster, or the node stops
+		}
+		if taken, err := a.offer(c); taken {
+			return always, err
+		}
+		// It stopped meanwhile. It leaves the registry under the same lock that
+		// told us so, so the next look finds another one or none.
+	}
+}
+
+func (n *Node) check(id *Identity) (*Kind, error) {
+	if err := id.Validate(); err != nil {
+		return nil, err
+	}
+	kind, ok := n.cfg.kinds[id.Kind]
+	if !ok {
+		return nil, &Error{Reason: ReasonUnknownKind, Identity: *id}
+	}
+	return kind, nil
+}
+
+func (n *Node) notRunning(id *Identity) error {
+	if n.state.Load() == nodeNew {
+		return &Error{Reason: ReasonUnavailable, Identity: *id}
+	}
+	return &Error{Reason: ReasonStopped, Identity: *id}
+}
+
+// result turns what happened to the call into what Ask returns.
+func (c *Call) result(id *Identity) answer {
+	switch c.outcome {
+	case byGrain:
+		return answer{reply: c.reply, err: c.err}
+	case byStop:
+		return answer{err: &Error{Reason: ReasonDeadLetter, Identity: *id}, again: ifSafe}
+	case byMove:
+		return answer{err: &Error{Reason: ReasonUnavailable, Identity: *id}, again: always}
+	case byPanic:
+		return answer{err: &Error{Reason: ReasonPanicked, Identity: *id}}
+	case byExpiry:
+		return answer{err: c.caller.Err()}
+	default: // byNode
+		return answer{err: &Error{Reason: ReasonStopped, Identity: *id}}
+	}
+}
+
+// pause waits d, and reports false if there is no time for another try.
+func (n *Node) pause(ctx context.Context, d time.Duration, deadline time.Time) bool {
+	if !deadline.IsZero() && time.Until(deadline) <= d {
+		return false
+	}
+	if end, ok := ctx.Deadline(); ok && time.Until(end) <= d {
+		return false
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,180 @@
+package auth
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"granary.dev/granary/gateway"
+)
+
+// What every token of this package says and demands.
+const (
+	Issuer   = "granary-dev"
+	Audience = "granary"
+
+	// Leeway is how far two clocks may differ.
+	Leeway = 30 * time.Second
+
+	// DefaultLife is how long a token is good when [Grant] does not say; MaxLife is the most.
+	DefaultLife = 24 * time.Hour
+	MaxLife     = 366 * 24 * time.Hour
+
+	maxTokenBytes = 8 << 10
+)
+
+// ErrToken is every token that is not good. The reasons are for a log, not for
+// whoever sent it.
+var ErrToken = errors.New("auth: token is not good")
+
+// ErrGrant is a grant no token can be made of.
+var ErrGrant = errors.New("auth: grant is not valid")
+
+// Token is a signed token. It prints as [redacted]; [Token.Reveal] gives the text.
+type Token string
+
+const redacted = "[redacted]"
+
+// Reveal gives the token's text, to hand it to its owner.
+func (t Token) Reveal() string { return string(t) }
+
+// Format implements fmt.Formatter: unlike a Stringer's, its word holds for every verb.
+func (Token) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, redacted) }
+
+// String implements fmt.Stringer.
+func (Token) String() string { return redacted }
+
+// LogValue implements slog.LogValuer.
+func (Token) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText implements encoding.TextMarshaler, which JSON uses.
+func (Token) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// Grant is what a token says.
+type Grant struct {
+	Tenant    string
+	Subject   string
+	Roles     []string
+	Workspace string
+	Life      time.Duration // 0 = DefaultLife
+}
+
+// claims are the fields of a token.
+type claims struct {
+	jwt.RegisteredClaims
+	Tenant    string   `json:"tenant"`
+	Roles     []string `json:"roles"`
+	Workspace string   `json:"workspace,omitempty"`
+}
+
+// Authority issues and verifies tokens with one key. It is safe for concurrent use.
+type Authority struct {
+	key    ed25519.PrivateKey
+	public ed25519.PublicKey
+	parser *jwt.Parser
+	now    func() time.Time
+	seen   *cache
+}
+
+// Open makes an authority of the key file at path, which is created when absent.
+// Errors are [ErrKeyFile].
+func Open(path string) (*Authority, error) {
+	key, err := loadKey(path)
+	if err != nil {
+		return nil, err
+	}
+	return newAuthority(key, time.Now)
+}
+
+func newAuthority(key ed25519.PrivateKey, now func() time.Time) (*Authority, error) {
+	public, ok := key.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, fmt.Errorf("%w: no Ed25519 public key", ErrKeyFile)
+	}
+	return &Authority{
+		key: key, public: public, now: now, seen: newCache(cacheEntries, cacheTime),
+		parser: jwt.NewParser(
+			jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
+			jwt.WithIssuer(Issuer), jwt.WithAudience(Audience),
+			jwt.WithExpirationRequired(), jwt.WithNotBeforeRequired(),
+			jwt.WithLeeway(Leeway), jwt.WithTimeFunc(now), jwt.WithStrictDecoding(),
+		),
+	}, nil
+}
+
+// Issue makes a token. Errors are [ErrGrant].
+func (a *Authority) Issue(g Grant) (Token, error) {
+	if g.Life == 0 {
+		g.Life = DefaultLife
+	}
+	if g.Life < 0 || g.Life > MaxLife {
+		return "", fmt.Errorf("%w: life %v is not in (0, %v]", ErrGrant, g.Life, MaxLife)
+	}
+	if !(gateway.Principal{Tenant: g.Tenant, Subject: g.Subject}).Valid() {
+		return "", fmt.Errorf("%w: tenant %q or subject %q", ErrGrant, g.Tenant, g.Subject)
+	}
+	for _, r := range g.Roles {
+		if r != gateway.RoleViewer && r != gateway.RoleEditor && r != gateway.RoleAdmin {
+			return "", fmt.Errorf("%w: unknown role %q", ErrGrant, r)
+		}
+	}
+	now := a.now()
+	signed, err := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: Issuer, Audience: jwt.ClaimStrings{Audience}, Subject: g.Subject,
+			NotBefore: jwt.NewNumericDate(now), IssuedAt: jwt.NewNumericDate(now),
+			ExpiresAt: jwt.NewNumericDate(now.Add(g.Life)),
+		},
+		Tenant: g.Tenant, Roles: g.Roles, Workspace: g.Workspace,
+	}).SignedString(a.key)
+	if err != nil {
+		return "", fmt.Errorf("auth: sign: %w", err)
+	}
+	if len(signed) > maxTokenBytes {
+		return "", fmt.Errorf("%w: the token would have %d bytes", ErrGrant, len(signed))
+	}
+	return Token(signed), nil
+}
+
+// Verify implements [gateway.Verifier]. Every error is [ErrToken].
+func (a *Authority) Verify(_ context.Context, token string) (gateway.Principal, error) {
+	if len(token) > maxTokenBytes {
+		return gateway.Principal{}, fmt.Errorf("%w: %d bytes", ErrToken, len(token))
+	}
+	now := a.now()
+	if p, ok := a.seen.get(token, now); ok {
+		return p, nil
+	}
+	var c claims
+	if _, err := a.parser.ParseWithClaims(token, &c, a.keyFor); err != nil {
+		return gateway.Principal{}, fmt.Errorf("%w: %w", ErrToken, err)
+	}
+	p := gateway.Principal{
+		Tenant: c.Tenant, Subject: c.Subject, Roles: c.Roles, Workspace: c.Workspace,
+		Expires: c.ExpiresAt.Add(Leeway),
+	}
+	if !p.Valid() {
+		return gateway.Principal{}, fmt.Errorf("%w: tenant or subject", ErrToken)
+	}
+	a.seen.put(token, p, c.ExpiresAt.Time, now)
+	return p, nil
+}
+
+// keyFor gives the one key there is. A header that names or brings a key (kid,
+// jku, jwk, x5u, x5c), or demands what is not understood (crit), is refused.
+func (a *Authority) keyFor(t *jwt.Token) (any, error) {
+	for name, value := range t.Header {
+		switch {
+		case name == "alg":
+		case name == "typ" && value == "JWT":
+		default:
+			return nil, fmt.Errorf("%w: header %q", ErrToken, name)
+		}
+	}
+	return a.public, nil
+}

@@ -1,0 +1,12 @@
+// Package auth makes and checks the tokens of a development installation: JSON
+// Web Tokens signed with one Ed25519 key that the nodes share as a file. It is a
+// [gateway.Verifier].
+//
+// Authority: whoever can read the key file can be anybody. The file is refused
+// when others than its owner may read it.
+//
+// Invariants: one algorithm (EdDSA), one issuer, one audience; exp and nbf are
+// required; no header but alg and typ is accepted, so that a token can never name
+// the key to check it with; only tokens that passed everything are remembered, and
+// never beyond their exp.
+package auth

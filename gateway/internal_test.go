@@ -1,0 +1,144 @@
+package gateway
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/actors/kb"
+)
+
+func TestEveryRPCHasARoleAndAHandler_B1(t *testing.T) {
+	g := &Gateway{}
+	served := map[string]bool{}
+	for spec := range g.apiServer().Specs() {
+		served[spec.Procedure] = true
+	}
+	n := 0
+	protoregistry.GlobalFiles.RangeFilesByPackage("granary.v1", func(f protoreflect.FileDescriptor) bool {
+		for i := range f.Services().Len() {
+			s := f.Services().Get(i)
+			for j := range s.Methods().Len() {
+				n++
+				procedure := fmt.Sprintf("/%s/%s", s.FullName(), s.Methods().Get(j).Name())
+				if methodRoles[procedure] == "" {
+					t.Errorf("%s has no row in methodRoles", procedure)
+				}
+				if !served[procedure] {
+					t.Errorf("%s is not served", procedure)
+				}
+			}
+		}
+		return true
+	})
+	if n != len(methodRoles) || n != len(served) {
+		t.Errorf("%d RPCs, %d roles, %d served", n, len(methodRoles), len(served))
+	}
+	for procedure, role := range methodRoles {
+		if !(Principal{Roles: []string{RoleAdmin}}).may(role) {
+			t.Errorf("%s needs %q, which an admin has not", procedure, role)
+		}
+	}
+	if (Principal{Roles: []string{"root", "", "Admin"}}).may(RoleViewer) || (Principal{Roles: []string{RoleAdmin}}).may("") {
+		t.Error("an unknown role grants something")
+	}
+}
+
+func TestConfigIsCheckedWhole(t *testing.T) {
+	_, err := New(Config{MaxUpload: MaxUpload + 1, Grace: -1})
+	for _, want := range []string{"Grains", "Blobs", "Verifier", "UploadKey", "MaxUpload", "Grace"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s is not complained of: %v", want, err)
+		}
+	}
+}
+
+func TestSecretsDoNotPrint(t *testing.T) {
+	s := Secret("hunter2")
+	var log strings.Builder
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "key", s, "config", Config{UploadKey: s})
+	raw, err := json.Marshal(map[string]any{"k": s})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := fmt.Sprintf("%v %s %q %x %#v %+v %d", s, s, s, s, s, Config{UploadKey: s}, s) + log.String() + string(raw)
+	for _, never := range []string{"hunter2", "68756e74657232", "104 117", "aHVudGVyMg"} {
+		if strings.Contains(all, never) {
+			t.Errorf("%q is in %s", never, all)
+		}
+	}
+}
+
+func TestTheLargestUploadsTokenFitsItsField(t *testing.T) {
+	s := uploadSealer{Secret(strings.Repeat("k", 32))}
+	p := Principal{Tenant: strings.Repeat("t", 63), Subject: strings.Repeat("s", 256)}
+	now := time.Now()
+	u := s.start(p, now)
+	for range MaxUpload / minPartBytes {
+		u.Parts = append(u.Parts, newPart(journal.BlobInfo{ID: uuid.NewString(), Size: minPartBytes}))
+	}
+	token, err := s.seal(u)
+	if err != nil || len(token) > 65536 {
+		t.Fatalf("%d bytes, %v", len(token), err)
+	}
+	t.Logf("%d parts make a token of %d bytes", len(u.Parts), len(token))
+	back, err := s.open(p, token, now.Add(uploadLife-time.Second))
+	if err != nil || back.size() != MaxUpload || back.ids()[7] != u.Parts[7].id() {
+		t.Errorf("%v", err)
+	}
+	if _, err := s.open(p, token, now.Add(uploadLife+time.Second)); !kb.Is(err, kb.ReasonUploadInvalid) {
+		t.Errorf("a day later: %v", err)
+	}
+	for _, id := range []string{uuid.NewString(), "not-a-uuid", strings.ToUpper(uuid.NewString()), strings.Repeat("a", 22) + "x"} {
+		if got := newPart(journal.BlobInfo{ID: id}).id(); got != id {
+			t.Errorf("%s became %s", id, got)
+		}
+	}
+}
+
+func TestResumeTokens(t *testing.T) {
+	r := resumePoint{UID: uuid.NewString(), Revision: 1 << 60, Progress: "node-1/42"}
+	token, err := r.token()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back, err := parseResumeToken(token); err != nil || back != r || len(token) > maxResumeToken {
+		t.Errorf("%v %v", back, err)
+	}
+	r.Progress = strings.Repeat("c", 300)
+	if token, err = r.token(); err != nil || len(token) > maxResumeToken {
+		t.Errorf("%d bytes, %v", len(token), err)
+	}
+	for _, bad := range []string{"", "!", "e30", "bnVsbA", "eyJ1IjoieCIsInIiOi0xfQ", token[:20], token + "="} {
+		if _, err := parseResumeToken(bad); !kb.Is(err, kb.ReasonResumeTokenInvalid) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
+func FuzzTokensOfClients(f *testing.F) {
+	s := uploadSealer{Secret(strings.Repeat("k", 32))}
+	p := Principal{Tenant: "acme", Subject: "ada"}
+	now := time.Unix(1_700_000_000, 0)
+	good, err := s.seal(s.start(p, now))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add("eyJ1IjoieCIsInIiOjF9")
+	f.Fuzz(func(t *testing.T, token string) {
+		if _, err := s.open(p, token, now); err == nil && token != good {
+			t.Errorf("%q opens an upload", token)
+		}
+		if r, err := parseResumeToken(token); err == nil && (r.UID == "" || r.Revision < 0) {
+			t.Errorf("%q gives %v", token, r)
+		}
+	})
+}

@@ -1,0 +1,105 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"regexp"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"granary.dev/granary/actors/journal"
+)
+
+// Kinds of grains.
+const (
+	kindKnowledgeBase = "kb"     // id: the knowledge base's id
+	kindTenant        = "tenant" // id: the tenant
+)
+
+// Grains delivers a message to a grain, wherever it lives, and brings its reply.
+// An error is a *kb.Error or a context's error and tells of the delivery: what
+// the grain itself answers, refusals too, is in the reply.
+type Grains interface {
+	Ask(ctx context.Context, kind, tenant, id string, msg proto.Message) (proto.Message, error)
+}
+
+// Blobs keeps the bytes of documents until a grain claims them;
+// [journal.BlobStore] satisfies it.
+type Blobs interface {
+	CreateBlob(ctx context.Context, tenant string) (journal.BlobWriter, error)
+	OpenBlob(ctx context.Context, tenant, id string) (io.ReadCloser, journal.BlobInfo, error)
+	DeleteBlob(ctx context.Context, tenant, id string) error
+}
+
+// Verifier tells who holds a token. Every error but a context's and a *kb.Error
+// of code UNAVAILABLE means that the token is not good; its text stays in the log.
+type Verifier interface {
+	Verify(ctx context.Context, token string) (Principal, error)
+}
+
+// Roles, weakest first; each may do what the ones before it may.
+const (
+	RoleViewer = "viewer"
+	RoleEditor = "editor"
+	RoleAdmin  = "admin"
+)
+
+// Principal is who asks, as told by a verified credential.
+type Principal struct {
+	Tenant    string
+	Subject   string
+	Roles     []string  // unknown ones grant nothing
+	Workspace string    // optional, for logs
+	Expires   time.Time // streams are ended then; zero = never
+}
+
+var tenantPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// ValidTenant reports whether id may name a tenant: 1..63 lower-case letters,
+// digits and hyphens, no hyphen at either end.
+func ValidTenant(id string) bool { return tenantPattern.MatchString(id) }
+
+// Valid reports whether tenant and subject are fit to address and record with.
+func (p Principal) Valid() bool {
+	return ValidTenant(p.Tenant) && validSubject(p.Subject)
+}
+
+func validSubject(s string) bool {
+	if s == "" || len(s) > 256 {
+		return false
+	}
+	for _, r := range s {
+		if r < ' ' || r == 0x7f || r == '\uFFFD' {
+			return false
+		}
+	}
+	return true
+}
+
+func (p Principal) may(role string) bool {
+	order := []string{RoleViewer, RoleEditor, RoleAdmin}
+	need := slices.Index(order, role)
+	return need >= 0 && slices.ContainsFunc(p.Roles, func(r string) bool {
+		return slices.Index(order, r) >= need
+	})
+}
+
+// Secret is key material. It prints as [redacted], whatever the verb.
+type Secret []byte
+
+const redacted = "[redacted]"
+
+// Format implements fmt.Formatter: unlike a Stringer's, its word holds for every verb.
+func (Secret) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, redacted) }
+
+// String implements fmt.Stringer.
+func (Secret) String() string { return redacted }
+
+// LogValue implements slog.LogValuer.
+func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalText implements encoding.TextMarshaler, which JSON uses.
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }

@@ -1,0 +1,247 @@
+package embedded
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"os"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"granary.dev/granary/actors/journal"
+)
+
+// blobInline is the largest blob kept in the database, in bytes: it rides in a
+// group commit instead of costing two fsyncs and a file of its own.
+const blobInline = 64 << 10
+
+// CreateBlob implements journal.BlobStore.
+func (s *Store) CreateBlob(ctx context.Context, tenant string) (journal.BlobWriter, error) {
+	if err := checkKeys("tenant", tenant); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return nil, fmt.Errorf("embedded: new blob id: %w", err)
+	}
+	w := &blobWriter{s: s, tenant: tenant, id: id.String(), hash: sha256.New()}
+	if !s.files.begin(w) {
+		return nil, errClosed()
+	}
+	return w, nil
+}
+
+// blobWriter keeps small blobs in memory and spills larger ones into a temporary file.
+type blobWriter struct {
+	s      *Store
+	tenant string
+	id     string
+
+	mu    sync.Mutex
+	hash  hash.Hash
+	size  int64
+	small []byte
+	file  *os.File // nil while the blob is small
+	fault error    // of a write: what follows would be incomplete
+	ended bool
+}
+
+var errBlobEnded = errors.New("embedded: the blob is already committed or aborted")
+
+// Write implements io.Writer.
+func (w *blobWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return 0, errBlobEnded
+	}
+	if w.fault != nil {
+		return 0, w.fault
+	}
+	n, err := w.store(p)
+	w.hash.Write(p[:n])
+	w.size += int64(n)
+	if err != nil {
+		w.fault = fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
+	}
+	return n, w.fault
+}
+
+func (w *blobWriter) store(p []byte) (int, error) {
+	if w.file == nil && len(w.small)+len(p) <= blobInline {
+		w.small = append(w.small, p...)
+		return len(p), nil
+	}
+	if w.file == nil {
+		f, err := w.s.files.createTemp(w.id)
+		if err != nil {
+			return 0, err
+		}
+		w.file = f
+		if _, err := f.Write(w.small); err != nil {
+			return 0, err
+		}
+		w.small = nil
+	}
+	return w.file.Write(p)
+}
+
+// Commit implements journal.BlobWriter. A large blob's file is on the disk
+// under its name before the row that names it: a crash between leaves a file
+// without a row, which is collected, never a row without a file.
+func (w *blobWriter) Commit(ctx context.Context) (journal.BlobInfo, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return journal.BlobInfo{}, errBlobEnded
+	}
+	if err := cmp.Or(w.fault, ctx.Err()); err != nil {
+		return journal.BlobInfo{}, err
+	}
+	w.ended = true
+	defer w.s.files.end(w.id)
+	info := journal.BlobInfo{ID: w.id, Size: w.size, SHA256: hex.EncodeToString(w.hash.Sum(nil))}
+	var data []byte
+	if w.file == nil {
+		data = blob(w.small)
+	} else if err := w.s.files.publish(w.file, w.id); err != nil {
+		return journal.BlobInfo{}, fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
+	}
+	created := micros(w.s.now())
+	err := w.s.write(ctx, 256+len(data), func(t *txn) error {
+		return t.exec(`
+			INSERT INTO blobs (tenant, id, size, sha256, created, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`,
+			w.tenant, w.id, info.Size, info.SHA256, created, data)
+	})
+	if err != nil {
+		if w.file != nil && !errors.Is(err, journal.ErrInDoubt) {
+			w.s.removeFile(w.id)
+		}
+		return journal.BlobInfo{}, err
+	}
+	return info, nil
+}
+
+// Abort implements journal.BlobWriter.
+func (w *blobWriter) Abort() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended {
+		return
+	}
+	w.ended = true
+	if w.file != nil {
+		if err := w.s.files.discard(w.file); err != nil {
+			w.s.log.Warn("temporary file of an aborted blob remains until the next collection", "err", err)
+		}
+	}
+	w.s.files.end(w.id)
+}
+
+// OpenBlob implements journal.BlobStore. Reading to the end verifies the
+// hash: journal.ErrCorrupt instead of io.EOF when the bytes have changed.
+func (s *Store) OpenBlob(ctx context.Context, tenant, id string) (io.ReadCloser, journal.BlobInfo, error) {
+	if err := checkKeys("tenant", tenant); err != nil {
+		return nil, journal.BlobInfo{}, err
+	}
+	info := journal.BlobInfo{ID: id}
+	var data []byte
+	var inFile bool
+	err := s.read.row(ctx, `
+		SELECT size, sha256, data IS NULL, data FROM blobs WHERE tenant = ?1 AND id = ?2`,
+		[]any{tenant, id}, &info.Size, &info.SHA256, &inFile, &data)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, journal.BlobInfo{}, fmt.Errorf("%w: blob", journal.ErrNotFound)
+	}
+	if err != nil {
+		return nil, journal.BlobInfo{}, err
+	}
+	src := io.NopCloser(bytes.NewReader(data))
+	if inFile {
+		if src, err = s.openFile(ctx, tenant, id); err != nil {
+			return nil, journal.BlobInfo{}, err
+		}
+	}
+	return &blobReader{src: src, hash: sha256.New(), info: info}, info, nil
+}
+
+// openFile opens a blob's file; a missing one means that the blob was deleted
+// since its row was read, or else that the folder was damaged.
+func (s *Store) openFile(ctx context.Context, tenant, id string) (io.ReadCloser, error) {
+	f, err := s.files.open(id)
+	if err == nil {
+		return f, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
+	}
+	var one int
+	rowErr := s.read.row(ctx, `SELECT 1 FROM blobs WHERE tenant = ?1 AND id = ?2`, []any{tenant, id}, &one)
+	switch {
+	case errors.Is(rowErr, sql.ErrNoRows):
+		return nil, fmt.Errorf("%w: blob", journal.ErrNotFound)
+	case rowErr != nil:
+		return nil, rowErr
+	}
+	return nil, fmt.Errorf("%w: the file of blob %s is missing", journal.ErrCorrupt, id)
+}
+
+type blobReader struct {
+	src  io.ReadCloser
+	hash hash.Hash
+	info journal.BlobInfo
+}
+
+// Read implements io.Reader.
+func (r *blobReader) Read(p []byte) (int, error) {
+	n, err := r.src.Read(p)
+	r.hash.Write(p[:n])
+	switch {
+	case err == nil:
+	case !errors.Is(err, io.EOF):
+		err = fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
+	case hex.EncodeToString(r.hash.Sum(nil)) != r.info.SHA256:
+		err = fmt.Errorf("%w: blob %s does not match its hash", journal.ErrCorrupt, r.info.ID)
+	}
+	return n, err
+}
+
+// Close implements io.Closer.
+func (r *blobReader) Close() error { return r.src.Close() }
+
+// DeleteBlob implements journal.BlobStore. Readers that are open read on.
+func (s *Store) DeleteBlob(ctx context.Context, tenant, id string) error {
+	if err := checkKeys("tenant", tenant); err != nil {
+		return err
+	}
+	var inFile bool
+	err := s.write(ctx, 256, func(t *txn) error {
+		found, err := t.row(`DELETE FROM blobs WHERE tenant = ?1 AND id = ?2 RETURNING data IS NULL`,
+			[]any{tenant, id}, &inFile)
+		inFile = found && inFile
+		return err
+	})
+	if err == nil && inFile {
+		s.removeFile(id)
+	}
+	return err
+}
+
+// removeFile removes the file of a blob that has no row any more; a failure
+// leaves it to the collection.
+func (s *Store) removeFile(id string) {
+	if err := s.files.remove(id); err != nil {
+		s.log.Warn("file of a deleted blob remains until the next collection", "blob", id, "err", err)
+	}
+}

@@ -1,0 +1,155 @@
+package embedded
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"granary.dev/granary/actors/journal"
+)
+
+// Acquire implements journal.Store.
+func (s *Store) Acquire(ctx context.Context, id journal.Identity, node string) (journal.Fence, int64, error) {
+	if err := checkIdentity(id); err != nil {
+		return journal.Fence{}, 0, err
+	}
+	activation, err := uuid.NewRandom()
+	if err != nil {
+		return journal.Fence{}, 0, fmt.Errorf("embedded: new activation: %w", err)
+	}
+	f := journal.Fence{Identity: id, Activation: activation.String(), Node: node}
+	var head int64
+	err = s.write(ctx, 256, func(t *txn) error {
+		_, err := t.row(`
+			INSERT INTO owner (tenant, kind, id, epoch, activation, node, head, since)
+			VALUES (?1, ?2, ?3, 1, ?4, ?5, 0, ?6)
+			ON CONFLICT (tenant, kind, id) DO UPDATE SET
+				epoch = owner.epoch + 1, activation = excluded.activation, node = excluded.node,
+				since = excluded.since, released = 0
+			RETURNING epoch, head`,
+			[]any{id.Tenant, id.Kind, id.ID, f.Activation, node, micros(s.now())}, &f.Epoch, &head)
+		return err
+	})
+	if err != nil {
+		return journal.Fence{}, 0, err
+	}
+	return f, head, nil
+}
+
+// Release implements journal.Store.
+func (s *Store) Release(ctx context.Context, f journal.Fence) error {
+	if err := checkIdentity(f.Identity); err != nil {
+		return err
+	}
+	return s.write(ctx, 128, func(t *txn) error {
+		return t.exec(`
+			UPDATE owner SET released = 1
+			WHERE tenant = ?1 AND kind = ?2 AND id = ?3 AND epoch = ?4 AND activation = ?5`,
+			f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, f.Epoch, f.Activation)
+	})
+}
+
+// Owner implements journal.Store.
+func (s *Store) Owner(ctx context.Context, id journal.Identity) (journal.Owner, error) {
+	if err := checkIdentity(id); err != nil {
+		return journal.Owner{}, err
+	}
+	o := journal.Owner{Fence: journal.Fence{Identity: id}}
+	var since int64
+	err := s.read.row(ctx, `
+		SELECT epoch, activation, node, head, released, since FROM owner
+		WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
+		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &since)
+	if errors.Is(err, sql.ErrNoRows) {
+		return journal.Owner{}, fmt.Errorf("%w: %s was never activated", journal.ErrNotFound, id)
+	}
+	if err != nil {
+		return journal.Owner{}, err
+	}
+	o.Since = fromMicros(since)
+	return o, nil
+}
+
+// Events implements journal.Store.
+func (s *Store) Events(ctx context.Context, id journal.Identity, after int64, limit int) ([]journal.Event, error) {
+	if err := checkIdentity(id); err != nil {
+		return nil, err
+	}
+	if limit <= 0 {
+		return nil, nil
+	}
+	var out []journal.Event
+	err := s.read.each(ctx, `
+		SELECT seq, time, type, principal, request_id, data FROM events
+		WHERE tenant = ?1 AND kind = ?2 AND id = ?3
+		  AND seq > max(?4, (SELECT erased FROM owner WHERE tenant = ?1 AND kind = ?2 AND id = ?3))
+		ORDER BY seq LIMIT ?5`,
+		[]any{id.Tenant, id.Kind, id.ID, after, limit}, func(rows *sql.Rows) error {
+			var e journal.Event
+			var at int64
+			if err := rows.Scan(&e.Seq, &at, &e.Type, &e.Principal, &e.RequestID, &e.Data); err != nil {
+				return classify(err)
+			}
+			e.Time = fromMicros(at)
+			out = append(out, e)
+			return nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// FindIdempotency implements journal.Store.
+func (s *Store) FindIdempotency(ctx context.Context, id journal.Identity, key journal.IdempotencyKey,
+) (journal.Idempotency, bool, error) {
+	if err := checkIdentity(id); err != nil {
+		return journal.Idempotency{}, false, err
+	}
+	rec := journal.Idempotency{IdempotencyKey: key}
+	var expires int64
+	err := s.read.row(ctx, `
+		SELECT i.request_hash, i.response, i.expires FROM idempotency i
+		JOIN owner o ON o.tenant = i.tenant AND o.kind = i.kind AND o.id = i.id AND o.erasures = i.erasures
+		WHERE i.tenant = ?1 AND i.kind = ?2 AND i.id = ?3
+		  AND i.principal = ?4 AND i.method = ?5 AND i.key = ?6 AND i.expires > ?7`,
+		[]any{id.Tenant, id.Kind, id.ID, key.Principal, key.Method, key.Key, micros(s.now())},
+		&rec.RequestHash, &rec.Response, &expires)
+	if errors.Is(err, sql.ErrNoRows) {
+		return journal.Idempotency{}, false, nil
+	}
+	if err != nil {
+		return journal.Idempotency{}, false, err
+	}
+	rec.Expires = fromMicros(expires)
+	return rec, true, nil
+}
+
+// DueWakeups implements journal.Store.
+func (s *Store) DueWakeups(ctx context.Context, now time.Time, limit int) ([]journal.DueWakeup, error) {
+	if limit <= 0 {
+		return nil, nil
+	}
+	var out []journal.DueWakeup
+	err := s.read.each(ctx, `
+		SELECT tenant, kind, id, key, due FROM wakeups
+		WHERE due <= ?1 ORDER BY due, tenant, kind, id, key LIMIT ?2`,
+		[]any{micros(now), limit}, func(rows *sql.Rows) error {
+			var d journal.DueWakeup
+			var due int64
+			if err := rows.Scan(&d.Identity.Tenant, &d.Identity.Kind, &d.Identity.ID, &d.Key, &due); err != nil {
+				return classify(err)
+			}
+			d.Due = fromMicros(due)
+			out = append(out, d)
+			return nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
