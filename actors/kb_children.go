@@ -2,6 +2,7 @@ package actors
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -10,6 +11,7 @@ import (
 	"granary.dev/granary/actors/kb"
 	"granary.dev/granary/actors/pipeline/chunk"
 	"granary.dev/granary/actors/search"
+	"granary.dev/granary/actors/supervise"
 )
 
 // wakeMsg: look for work that is due.
@@ -108,9 +110,36 @@ func (g *kbGrain) workerProps(d *kb.Document) *actor.Props {
 	opt := chunk.DefaultOptions()
 	opt.TargetWords, opt.MaxWords, opt.OverlapSentences = eff.TargetWords, eff.MaxWords, eff.OverlapSentences
 	opt.MaxBlockWords = max(opt.MaxBlockWords, 2*eff.MaxWords)
-	j := &job{deps: g.deps, scope: g.scope(), kbID: g.id.ID, doc: d,
+	j := job{deps: g.deps, scope: g.scope(), kbID: g.id.ID, doc: d,
 		options: opt, slots: int(s.limits.ConcurrentProcessing), report: g.tell}
-	return actor.PropsFromProducer(func() actor.Actor { return &worker{job: j} }, actor.WithSupervisor(actor.DefaultSupervisorStrategy()))
+	return actor.PropsFromProducer(func() actor.Actor { return &worker{job: j} })
+}
+
+// HandleFailure implements actor.SupervisorStrategy for the children: a run
+// that crashes is tried again with growing delays, and then its version fails.
+func (g *kbGrain) HandleFailure(system *actor.ActorSystem, supervisor actor.Supervisor, child *actor.PID,
+	rs *actor.RestartStatistics, reason, message any,
+) {
+	w := g.busy()
+	if w.supervisor == nil {
+		w.supervisor = &supervise.Backoff{Initial: time.Second, Max: time.Minute, Factor: 2, Jitter: 0.5,
+			ResetAfter: 10 * time.Minute, MaxRetries: 3, OnRetry: g.runCrashed, OnGiveUp: g.runGivenUp}
+	}
+	w.supervisor.HandleFailure(system, supervisor, child, rs, reason, message)
+}
+
+func (g *kbGrain) runCrashed(pid *actor.PID, failure int, delay time.Duration, reason any) {
+	g.log().Error("processing crashed, will be tried again", "child", pid.GetId(), "crashes", failure, "delay", delay, "reason", reason)
+}
+
+func (g *kbGrain) runGivenUp(pid *actor.PID, reason any) {
+	for _, c := range g.busy().children {
+		if c.pid != nil && c.pid.Equal(pid) {
+			g.receiveFailure(&failedReport{run: c.run, cause: fmt.Errorf("%v", reason), err: kb.DocumentError{
+				Reason: "CRASHED", Stage: "index", Message: "processing this document failed unexpectedly, several times"}})
+			return
+		}
+	}
 }
 
 // endRun forgets a run's child and stops it if it is still there.

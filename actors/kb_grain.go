@@ -8,6 +8,7 @@ import (
 
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/actors/supervise"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
 )
@@ -34,6 +35,8 @@ type kbWork struct {
 	queued   map[string]bool                   // members of pending
 	children map[string]*child                 // by document id
 	retry    *time.Timer                       // wakes at the earliest retry
+
+	supervisor *supervise.Backoff // of the children, nil until one crashed
 
 	progress map[string]*progress // by document id
 	ticks    int64                // counts changes of progress
@@ -270,6 +273,9 @@ func (g *kbGrain) stopped() {
 	}
 	if w.retry != nil {
 		w.retry.Stop()
+	}
+	if w.supervisor != nil {
+		w.supervisor.Close()
 	}
 	for wt := range w.watchers {
 		g.endWatch(wt)

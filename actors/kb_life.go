@@ -31,6 +31,9 @@ func (g *kbGrain) trim() {
 		if g.work.retry != nil {
 			g.work.retry.Stop()
 		}
+		if g.work.supervisor != nil {
+			g.work.supervisor.Close()
+		}
 		g.work = nil
 	})
 }

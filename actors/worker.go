@@ -77,20 +77,29 @@ type (
 
 func (r run) of() run { return r }
 
-// worker is the child actor that supervises one run: it starts the run's
-// goroutine, and ends it when the knowledge base stops the child.
+// worker is the child actor of one run: it starts the run's goroutine, and ends
+// it when the knowledge base stops the child. A run that panics is a crash of
+// the child, which the knowledge base's supervision restarts with back-off.
 type worker struct {
-	job    *job
+	job    job
 	cancel context.CancelFunc
 }
 
+// crashed tells a worker that its run panicked.
+type crashed struct{ err error }
+
 // Receive implements actor.Actor.
 func (w *worker) Receive(ctx actor.Context) {
-	switch ctx.Message().(type) {
+	switch m := ctx.Message().(type) {
 	case *actor.Started:
 		runCtx, cancel := context.WithCancel(context.Background())
 		w.cancel = cancel
-		w.job.deps.runs.Go(func() { w.job.guard(runCtx) })
+		self, root := ctx.Self(), ctx.ActorSystem().Root
+		w.job.deps.runs.Go(func() {
+			w.job.guard(runCtx, func(err error) { root.Send(self, &crashed{err}) })
+		})
+	case *crashed:
+		panic(m.err) //nolint:forbidigo // the supervisor decides: this is how a child fails
 	case *actor.Stopping, *actor.Restarting:
 		if w.cancel != nil {
 			w.cancel()
@@ -98,19 +107,16 @@ func (w *worker) Receive(ctx actor.Context) {
 	}
 }
 
-// guard runs the job and turns what it ends with, a panic too, into a report.
-func (j *job) guard(ctx context.Context) {
-	var err error
+// guard runs the job, reports the error it ends with, and tells of a panic.
+func (j *job) guard(ctx context.Context, crash func(error)) {
 	defer func() {
 		if p := recover(); p != nil {
-			err = &pipeline.Error{Stage: "index", Reason: "INTERNAL", Message: "processing failed unexpectedly",
-				Err: fmt.Errorf("panic: %v\n%s", p, debug.Stack())}
-		}
-		if err != nil && ctx.Err() == nil {
-			j.report(&failedReport{run: j.run(), err: documentError(err), wait: retryAfter(err), cause: err})
+			crash(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 		}
 	}()
-	err = j.process(ctx)
+	if err := j.process(ctx); err != nil && ctx.Err() == nil {
+		j.report(&failedReport{run: j.run(), err: documentError(err), wait: retryAfter(err), cause: err})
+	}
 }
 
 func (j *job) run() run {
@@ -216,7 +222,7 @@ func (j *job) parse(ctx context.Context, source kb.Source) (*pipeline.Parsed, []
 	if err != nil {
 		return nil, nil, err
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	parsed, err := j.deps.Parser.Parse(ctx, ParseRequest{Name: j.doc.Name, MediaType: j.doc.MediaType, Body: body, Size: info.Size})
 	if err != nil {
 		return nil, nil, err

@@ -49,7 +49,7 @@ func (s documents) CreateDocument(ctx context.Context, req *v1.CreateDocumentReq
 			return nil, err
 		}
 		parts := &partsReader{ctx: ctx, blobs: s.cfg.Blobs, tenant: callOf(ctx).principal.Tenant, parts: upload.Parts}
-		defer parts.Close()
+		defer func() { _ = parts.Close() }()
 		body = parts
 	default:
 		return nil, invalid(kb.ReasonRequestInvalid, "source", "A source is required.")

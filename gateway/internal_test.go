@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -141,4 +143,25 @@ func FuzzTokensOfClients(f *testing.F) {
 			t.Errorf("%q gives %v", token, r)
 		}
 	})
+}
+
+func TestWhatAGrainDecidedOutlivesItsContext_E2(t *testing.T) {
+	shutdown := kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "shutting down")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	decided := refusal{kb.Errorf(kb.CodeNotFound, kb.ReasonDocumentNotFound, "none")}
+	if err := causeOf(ctx, context.Canceled); !errors.Is(err, context.Canceled) {
+		t.Errorf("before the end: %v", err)
+	}
+	cancel(shutdown)
+	for _, ended := range []error{context.Canceled, kb.Errorf(kb.CodeDeadlineExceeded, kb.ReasonDeadline, "late")} {
+		if err := causeOf(ctx, ended); err != error(shutdown) {
+			t.Errorf("%v stays, instead of the reason of the end", err)
+		}
+	}
+	if err := causeOf(ctx, decided); !kb.Is(err, kb.ReasonDocumentNotFound) {
+		t.Errorf("a decision became %v", err)
+	}
+	if causeOf(ctx, nil) != nil {
+		t.Error("a success became an error")
+	}
 }

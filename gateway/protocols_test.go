@@ -194,7 +194,7 @@ func TestRequestsThatCannotBeReadAreRefusedClearly(t *testing.T) {
 	w := start(t)
 	w.grains.answer(knowledgeBaseReply("handbook", 1))
 	for name, c := range map[string]struct{ body, says string }{
-		"unknown field": {`{"name":"handbook","nmae":"x"}`, `unknown field \"nmae\"`},
+		"unknown field": {`{"name":"handbook","mane":"x"}`, `unknown field \"mane\"`},
 		"no JSON":       {`{"name":`, "cannot be decoded"},
 		"wrong type":    {`{"name":7}`, "cannot be decoded"},
 		"invalid UTF-8": {"{\"name\":\"hand\xffbook\"}", "invalid UTF-8"},

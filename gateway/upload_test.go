@@ -106,7 +106,7 @@ func TestAnUploadOverTheCapIsStoppedAndHeldInNoMemory_C3(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(20)) // so that the heap shows what is held, not what is garbage
 	w.grains.answer(addReply(false))
 	chunk := make([]byte, 1<<20)
-	send := func(total int) (error, uint64) {
+	send := func(total int) (grown uint64, err error) {
 		runtime.GC()
 		var before, now runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -128,9 +128,10 @@ func TestAnUploadOverTheCapIsStoppedAndHeldInNoMemory_C3(t *testing.T) {
 		if err != nil && err != io.EOF {
 			t.Fatal(err)
 		}
-		return stream.RecvMsg(&v1.UploadDocumentResponse{}), peak - min(peak, before.HeapInuse)
+		err = stream.RecvMsg(&v1.UploadDocumentResponse{})
+		return peak - min(peak, before.HeapInuse), err
 	}
-	err, grown := send(gateway.MaxUpload)
+	grown, err := send(gateway.MaxUpload)
 	if err != nil {
 		t.Fatalf("64 MiB: %v", err)
 	}
@@ -142,7 +143,7 @@ func TestAnUploadOverTheCapIsStoppedAndHeldInNoMemory_C3(t *testing.T) {
 		t.Errorf("size %d", got)
 	}
 	asked := len(w.grains.all())
-	err, grown = send(gateway.MaxUpload + 1)
+	grown, err = send(gateway.MaxUpload + 1)
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "67108864") {
 		t.Errorf("64 MiB + 1: %v", err)
 	}

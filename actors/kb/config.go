@@ -31,7 +31,7 @@ type Config struct {
 	Retrieval RetrievalConfig `json:"retrieval,omitzero"`
 }
 
-// ChunkingConfig: sizes are in words.
+// ChunkingConfig says how documents are cut; sizes are in words.
 type ChunkingConfig struct {
 	TargetWords      *int `json:"target_words,omitempty"`
 	MaxWords         *int `json:"max_words,omitempty"`

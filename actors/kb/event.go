@@ -18,7 +18,7 @@ type (
 		Description string `json:"description,omitempty"`
 		Config      Config `json:"config"`
 	}
-	// Registered: the tenant lists this knowledge base.
+	// Registered says that the tenant lists this knowledge base.
 	Registered struct{}
 	// Updated replaces the descriptive fields and the configuration.
 	Updated struct {
@@ -29,7 +29,7 @@ type (
 	}
 	// DeleteRequested fences the knowledge base: from here on nothing is found.
 	DeleteRequested struct{}
-	// Deleted: all bulk data is erased and the name is free.
+	// Deleted says that all bulk data is erased and the name is free.
 	Deleted struct{}
 )
 
@@ -46,14 +46,14 @@ type (
 		OnDuplicate OnDuplicate       `json:"on_duplicate,omitempty"`
 		Chunking    *ChunkingConfig   `json:"chunking,omitempty"`
 	}
-	// DocumentStarted: a run begins, at the stage its durable work allows.
+	// DocumentStarted says that a run begins, at the stage its durable work allows.
 	DocumentStarted struct {
 		ID      string        `json:"id"`
 		Version int64         `json:"version"`
 		Attempt string        `json:"attempt"`
 		Stage   DocumentState `json:"stage"`
 	}
-	// DocumentFetched: a URL's bytes are stored.
+	// DocumentFetched says that a URL's bytes are stored.
 	DocumentFetched struct {
 		ID        string `json:"id"`
 		Version   int64  `json:"version"`
@@ -61,7 +61,7 @@ type (
 		MediaType string `json:"media_type,omitempty"`
 		Name      string `json:"name,omitempty"`
 	}
-	// DocumentChunked: the attempt's chunks are durably written. The first
+	// DocumentChunked says that the attempt's chunks are durably written. The first
 	// version of a document is found by keywords from here on.
 	DocumentChunked struct {
 		ID      string  `json:"id"`
@@ -80,12 +80,12 @@ type (
 		Model   string  `json:"model"`
 		Content Content `json:"content"`
 	}
-	// DocumentPaused: the owner stops in an orderly way; the next one goes on.
+	// DocumentPaused says that the owner stops in an orderly way; the next one goes on.
 	DocumentPaused struct {
 		ID      string `json:"id"`
 		Version int64  `json:"version"`
 	}
-	// DocumentRetried: a run failed and another is planned.
+	// DocumentRetried says that a run failed and another is planned.
 	DocumentRetried struct {
 		ID      string        `json:"id"`
 		Version int64         `json:"version"`
@@ -107,7 +107,7 @@ type (
 	DocumentDeleteRequested struct {
 		ID string `json:"id"`
 	}
-	// DocumentDeleted: its bulk data is erased.
+	// DocumentDeleted says that its bulk data is erased.
 	DocumentDeleted struct {
 		ID string `json:"id"`
 	}

@@ -45,24 +45,56 @@ type KB struct {
 // New makes the state of a knowledge base name nothing is known of.
 func New(id string) *KB { return &KB{id: id} }
 
-// Accessors.
-func (k *KB) ID() string                   { return k.id }
-func (k *KB) UID() string                  { return k.uid }
-func (k *KB) Phase() Phase                 { return k.phase }
-func (k *KB) DisplayName() string          { return k.name }
-func (k *KB) Description() string          { return k.descr }
-func (k *KB) Config() Config               { return k.config }
-func (k *KB) ConfigVersion() int64         { return k.configVersion }
-func (k *KB) Listed() bool                 { return k.listed }
-func (k *KB) Revision() int64              { return k.revision }
-func (k *KB) CreatedAt() time.Time         { return k.created }
-func (k *KB) UpdatedAt() time.Time         { return k.updated }
-func (k *KB) SourceBytes() int64           { return k.bytes }
-func (k *KB) Chunks() int64                { return k.chunks }
-func (k *KB) Len() int                     { return len(k.docs) }
-func (k *KB) Count(s DocumentState) int    { return k.counts[s] }
+// ID is the name within the tenant.
+func (k *KB) ID() string { return k.id }
+
+// UID is unique over time: a recreated knowledge base has another.
+func (k *KB) UID() string { return k.uid }
+
+// Phase is where the knowledge base stands.
+func (k *KB) Phase() Phase { return k.phase }
+
+// DisplayName is for people.
+func (k *KB) DisplayName() string { return k.name }
+
+// Description is for people.
+func (k *KB) Description() string { return k.descr }
+
+// Config is the knowledge base's own layer of settings.
+func (k *KB) Config() Config { return k.config }
+
+// ConfigVersion rises with each change of name, description or settings; 1 at creation.
+func (k *KB) ConfigVersion() int64 { return k.configVersion }
+
+// Listed reports whether the tenant is known to list it.
+func (k *KB) Listed() bool { return k.listed }
+
+// Revision is the sequence number of the last applied event.
+func (k *KB) Revision() int64 { return k.revision }
+
+// CreatedAt is when this incarnation was created.
+func (k *KB) CreatedAt() time.Time { return k.created }
+
+// UpdatedAt is when name, description or settings last changed.
+func (k *KB) UpdatedAt() time.Time { return k.updated }
+
+// SourceBytes is the sum of the newest versions' source sizes.
+func (k *KB) SourceBytes() int64 { return k.bytes }
+
+// Chunks counts the chunks searches see.
+func (k *KB) Chunks() int64 { return k.chunks }
+
+// Len counts documents, those being deleted included.
+func (k *KB) Len() int { return len(k.docs) }
+
+// Count counts documents in a state.
+func (k *KB) Count(s DocumentState) int { return k.counts[s] }
+
+// Document gives a document, nil when it is not there.
 func (k *KB) Document(id string) *Document { return k.docs[id] }
-func (k *KB) Etag() string                 { return fmt.Sprintf("%s-%d", k.uid, k.configVersion) }
+
+// Etag changes with every change of name, description or settings.
+func (k *KB) Etag() string { return fmt.Sprintf("%s-%d", k.uid, k.configVersion) }
 
 // Pending counts documents that are owed work.
 func (k *KB) Pending() int {

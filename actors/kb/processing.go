@@ -17,7 +17,7 @@ const (
 	ReasonNoRetries   = "RETRIES_EXHAUSTED"
 )
 
-// ErrStale: a report from a run that is not the document's current one. It is
+// ErrStale marks a report from a run that is not the document's current one. It is
 // dropped; the document has moved on.
 var ErrStale = errors.New("kb: report of a run that is not current")
 

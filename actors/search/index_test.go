@@ -354,23 +354,7 @@ func TestI8_SearchesSeeWholeBatchesWhileWritesAndMergesRun(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				versions := make(map[string]map[int64]int)
-				for _, h := range r.Hits {
-					if versions[h.DocumentID] == nil {
-						versions[h.DocumentID] = make(map[int64]int)
-					}
-					versions[h.DocumentID][h.Version]++
-				}
-				for id, seen := range versions {
-					for version, n := range seen {
-						if len(seen) != 1 || n != 2 {
-							t.Errorf("document %s: version %d with %d chunks of 2", id, version, n)
-						}
-					}
-				}
-				if len(versions)%2 != 0 {
-					t.Errorf("half a batch: %d documents", len(versions))
-				}
+				checkWhole(t, r.Hits)
 			}
 		})
 	}
@@ -394,4 +378,26 @@ func TestI8_SearchesSeeWholeBatchesWhileWritesAndMergesRun(t *testing.T) {
 	}
 	done.Store(true)
 	readers.Wait()
+}
+
+// checkWhole holds that each document is found in one version with both its
+// chunks, and documents in pairs, as the writer applies them.
+func checkWhole(t *testing.T, hits []search.Hit) {
+	versions := make(map[string]map[int64]int)
+	for _, h := range hits {
+		if versions[h.DocumentID] == nil {
+			versions[h.DocumentID] = make(map[int64]int)
+		}
+		versions[h.DocumentID][h.Version]++
+	}
+	for id, seen := range versions {
+		for version, n := range seen {
+			if len(seen) != 1 || n != 2 {
+				t.Errorf("document %s: version %d with %d chunks of 2", id, version, n)
+			}
+		}
+	}
+	if len(versions)%2 != 0 {
+		t.Errorf("half a batch: %d documents", len(versions))
+	}
 }

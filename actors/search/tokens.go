@@ -25,8 +25,8 @@ const (
 // (snake_case, camelCase, dotted.names); bigrams for scripts without spaces.
 // The rules do not depend on the language. It keeps its buffers between calls.
 type tokenizer struct {
-	buf, part []byte
-	emit      func(token)
+	buf  []byte
+	emit func(token)
 }
 
 type runeClass uint8

@@ -251,7 +251,7 @@ func TestC4_AHashNamesWhatIsEmbeddedAndNothingElse(t *testing.T) {
 // Hostile texts must cost no more per byte than plain ones; a quadratic step
 // would need minutes here.
 func TestC4_SplitIsLinear(t *testing.T) {
-	const n = 2 << 20
+	const n = 1 << 19
 	for name, text := range map[string]string{
 		"dots":       strings.Repeat(".", n),
 		"dot space":  strings.Repeat(". ", n/2),

