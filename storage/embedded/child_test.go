@@ -1,3 +1,5 @@
+//go:build unix
+
 package embedded
 
 import (
@@ -164,8 +166,7 @@ func childLimit(dir string) error {
 	if err != nil {
 		return err
 	}
-	id := killGrain(0)
-	f, _, err := s.Acquire(ctx, id, "child")
+	f, _, err := s.Acquire(ctx, killGrain(0), "child")
 	if err != nil {
 		return err
 	}
@@ -173,9 +174,6 @@ func childLimit(dir string) error {
 		return s.Append(ctx, f, journal.Batch{Head: head, Events: []journal.Event{{
 			Seq: head + 1, Type: "t", Data: make([]byte, 100<<10),
 		}}})
-	}
-	if err := fill(0); err != nil {
-		return err
 	}
 	var free syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &free); err != nil {
@@ -185,22 +183,9 @@ func childLimit(dir string) error {
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
 		return err
 	}
-	head := int64(1)
-	for err = fill(head); err == nil; err = fill(head) {
-		head++
-	}
-	if !errors.Is(err, journal.ErrInDoubt) {
-		return fmt.Errorf("a commit the disk refused answered %w", err)
-	}
-	if err := fill(head); !errors.Is(err, journal.ErrInDoubt) && !errors.Is(err, journal.ErrUnavailable) {
-		return fmt.Errorf("a commit on a full disk answered %w", err)
-	}
-	list, err := s.Events(ctx, id, 0, 1000) // reads go on
-	if err != nil || int64(len(list)) != head {
-		return fmt.Errorf("%d of %d events readable: %w", len(list), head, err)
-	}
-	if _, err := childBlob(ctx, s); !errors.Is(err, journal.ErrUnavailable) {
-		return fmt.Errorf("a blob on a full disk answered %w", err)
+	head, err := childFailing(ctx, s, fill)
+	if err != nil {
+		return err
 	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &free); err != nil {
 		return err
@@ -216,6 +201,29 @@ func childLimit(dir string) error {
 		return fmt.Errorf("temporary files remain: %v %w", left, err)
 	}
 	return s.Close()
+}
+
+// childFailing writes until the disk refuses and tells how many were acknowledged.
+func childFailing(ctx context.Context, s *Store, fill func(int64) error) (int64, error) {
+	head := int64(0)
+	err := fill(head)
+	for ; err == nil; err = fill(head) {
+		head++
+	}
+	if !errors.Is(err, journal.ErrInDoubt) {
+		return 0, fmt.Errorf("a commit the disk refused answered %w", err)
+	}
+	if err := fill(head); !errors.Is(err, journal.ErrInDoubt) && !errors.Is(err, journal.ErrUnavailable) {
+		return 0, fmt.Errorf("a commit on a full disk answered %w", err)
+	}
+	list, err := s.Events(ctx, killGrain(0), 0, 1000) // reads go on
+	if err != nil || head == 0 || int64(len(list)) != head {
+		return 0, fmt.Errorf("%d of %d events readable: %w", len(list), head, err)
+	}
+	if _, err := childBlob(ctx, s); !errors.Is(err, journal.ErrUnavailable) {
+		return 0, fmt.Errorf("a blob on a full disk answered %w", err)
+	}
+	return head, nil
 }
 
 func childBlob(ctx context.Context, s *Store) (journal.BlobInfo, error) {

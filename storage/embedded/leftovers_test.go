@@ -1,3 +1,5 @@
+//go:build unix
+
 package embedded
 
 import (
@@ -277,33 +279,60 @@ func TestCollectorRunsByItselfAndEndsWithClose(t *testing.T) {
 	check(t, s.Close())
 }
 
-func TestBytesThatChangedOnDiskAreCorrupt(t *testing.T) {
+// change alters stored rows behind the store's back.
+func change(t *testing.T, s *Store, query string, args ...any) {
+	t.Helper()
+	check(t, s.write(t.Context(), 1, func(tx *txn) error {
+		n, err := tx.changed(query, args...)
+		if err == nil && n == 0 {
+			err = errors.New("nothing to change")
+		}
+		return err
+	}))
+}
+
+func wantCorrupt(t *testing.T, what string, err error) {
+	t.Helper()
+	if !errors.Is(err, journal.ErrCorrupt) {
+		t.Fatalf("%s: %v", what, err)
+	}
+}
+
+func TestVectorsThatChangedOnDiskAreCorrupt(t *testing.T) {
+	s := openAt(t, t.TempDir(), nil)
+	sc := journal.Scope{Tenant: "acme", UID: "u"}
+	check(t, s.PutVectors(t.Context(), sc, "m", []journal.Vectors{{Hash: "h", Data: [][]float32{{1, 2}}}}))
+	change(t, s, `UPDATE vectors SET data = CAST(substr(data, 1, 9) || x'77' || substr(data, 11) AS BLOB)`)
+	_, err := s.VectorsByHash(t.Context(), sc, "m", []string{"h"})
+	wantCorrupt(t, "vectors", err)
+	change(t, s, `UPDATE vectors SET data = x''`)
+	_, err = s.VectorsByHash(t.Context(), sc, "m", []string{"h"})
+	wantCorrupt(t, "empty vectors", err)
+}
+
+func TestI12_StateAndIndexThatChangedOnDiskAreCorrupt(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	id := killGrain(0)
 	f, _, err := s.Acquire(t.Context(), id, "n")
 	check(t, err)
-	sc := journal.Scope{Tenant: "acme", UID: "u"}
-	check(t, s.PutVectors(t.Context(), sc, "m", []journal.Vectors{{Hash: "h", Data: [][]float32{{1, 2}}}}))
-	inline, large := putBlob(t, s, 10), putBlob(t, s, 100_000)
-	state := bytes.Repeat([]byte("state "), 1000)
-	change := func(query string, args ...any) {
-		t.Helper()
-		check(t, s.write(t.Context(), 1, func(tx *txn) error {
-			n, err := tx.changed(query, args...)
-			if err == nil && n == 0 {
-				err = errors.New("nothing to change")
-			}
-			return err
-		}))
-	}
-	wantCorrupt := func(what string, err error) {
-		t.Helper()
-		if !errors.Is(err, journal.ErrCorrupt) {
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
 	load := func() error { _, err := s.LoadSnapshot(t.Context(), id); return err }
 	loadIndex := func() error { _, err := s.LoadIndex(t.Context(), id); return err }
+	check(t, s.SaveSnapshot(t.Context(), f, journal.Snapshot{State: bytes.Repeat([]byte("state "), 1000)}), load())
+	change(t, s, `UPDATE snapshots SET state = CAST(substr(state, 1, length(state) - 1) AS BLOB)`)
+	wantCorrupt(t, "state", load())
+	save := func(n int) { check(t, s.SaveIndex(t.Context(), f, make([]byte, n)), loadIndex()) }
+	save(10)
+	change(t, s, `UPDATE indexes SET data = x'01'`)
+	wantCorrupt(t, "index", loadIndex())
+	save(3 << 20)
+	change(t, s, `DELETE FROM index_parts WHERE part = 1`)
+	wantCorrupt(t, "index with a part missing", loadIndex())
+	save(3 << 20) // the holder replaces what is broken
+}
+
+func TestC3_BlobsThatChangedOnDiskAreCorrupt(t *testing.T) {
+	s := openAt(t, t.TempDir(), nil)
+	inline, large := putBlob(t, s, 10), putBlob(t, s, 100_000)
 	read := func(id string) error {
 		r, _, err := s.OpenBlob(t.Context(), "acme", id)
 		if err == nil {
@@ -312,30 +341,11 @@ func TestBytesThatChangedOnDiskAreCorrupt(t *testing.T) {
 		}
 		return err
 	}
-
-	change(`UPDATE vectors SET data = CAST(substr(data, 1, 9) || x'77' || substr(data, 11) AS BLOB)`)
-	_, err = s.VectorsByHash(t.Context(), sc, "m", []string{"h"})
-	wantCorrupt("vectors", err)
-	change(`UPDATE vectors SET data = x''`)
-	_, err = s.VectorsByHash(t.Context(), sc, "m", []string{"h"})
-	wantCorrupt("empty vectors", err)
-
-	check(t, s.SaveSnapshot(t.Context(), f, journal.Snapshot{State: state}), load())
-	change(`UPDATE snapshots SET state = CAST(substr(state, 1, length(state) - 1) AS BLOB)`)
-	wantCorrupt("state", load())
-	save := func(n int) { check(t, s.SaveIndex(t.Context(), f, make([]byte, n)), loadIndex()) }
-	save(10)
-	change(`UPDATE indexes SET data = x'01'`)
-	wantCorrupt("index", loadIndex())
-	save(3 << 20)
-	change(`DELETE FROM index_parts WHERE part = 1`)
-	wantCorrupt("index with a part missing", loadIndex())
-	save(3 << 20) // the holder replaces what is broken
-
-	change(`UPDATE blobs SET data = x'0102' WHERE id = ?1`, inline.ID)
-	wantCorrupt("inline blob", read(inline.ID))
+	check(t, read(inline.ID), read(large.ID))
+	change(t, s, `UPDATE blobs SET data = x'0102' WHERE id = ?1`, inline.ID)
+	wantCorrupt(t, "inline blob", read(inline.ID))
 	check(t, os.WriteFile(s.files.path(large.ID), make([]byte, 99_999), 0o600))
-	wantCorrupt("blob file", read(large.ID))
+	wantCorrupt(t, "blob file", read(large.ID))
 	check(t, os.Remove(s.files.path(large.ID)))
-	wantCorrupt("missing blob file", read(large.ID))
+	wantCorrupt(t, "missing blob file", read(large.ID))
 }
