@@ -35,10 +35,13 @@ type waiter struct {
 	limit int
 }
 
-// NewScheduler makes a scheduler with this many slots; 0 means one per core and one more.
+// DefaultSlots is one slot per core and one more.
+func DefaultSlots() int { return runtime.GOMAXPROCS(0) + 1 }
+
+// NewScheduler makes a scheduler with this many slots; 0 means DefaultSlots.
 func NewScheduler(slots int) *Scheduler {
 	if slots == 0 {
-		slots = runtime.GOMAXPROCS(0) + 1
+		slots = DefaultSlots()
 	}
 	return &Scheduler{free: slots, tenants: make(map[string]*share)}
 }

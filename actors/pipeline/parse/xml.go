@@ -14,56 +14,65 @@ func (j *job) parseXML(t decoded) (*pipeline.Parsed, error) {
 	if looksLikeHTML(foldHead([]byte(t.text[:min(len(t.text), sniffBytes)]))) {
 		return j.parseHTML(t)
 	}
-	b := j.newBuilder()
-	var para strings.Builder
-	var depth, owner int // depth of the element whose text the paragraph is
-	title, inTitle := "", false
-	flush := func() error {
-		text := collapse(para.String())
-		para.Reset()
-		owner = 0
-		if inTitle && title == "" {
-			title = text
-		}
-		return b.paragraph(text)
-	}
-	err := j.newXMLWalk(strings.NewReader(t.text)).each(func(tok xml.Token) error {
-		switch tok := tok.(type) {
-		case xml.StartElement:
-			depth++
-			if owner == 0 {
-				inTitle = tok.Name.Local == "title"
-			}
-		case xml.EndElement:
-			var err error
-			if depth <= owner {
-				err = flush()
-			} else if owner > 0 {
-				para.WriteByte(' ')
-			}
-			depth--
-			return err
-		case xml.CharData:
-			if owner == 0 {
-				if strings.TrimSpace(string(tok)) == "" {
-					return nil
-				}
-				owner = depth
-			}
-			para.Write(tok)
-			if para.Len() > j.lim.TextBytes {
-				return textTooLarge(j.lim)
-			}
-		}
-		return nil
-	})
+	w := &xmlText{b: j.newBuilder()}
+	err := j.newXMLWalk(strings.NewReader(t.text)).each(w.token)
 	if err == nil {
-		err = flush()
+		err = w.flush()
 	}
 	if err != nil {
 		return nil, err
 	}
-	out := b.done(typeXML)
-	out.Charset, out.Warnings, out.Title = t.charset, t.warnings, title
+	out := w.b.done(typeXML)
+	out.Charset, out.Warnings, out.Title = t.charset, t.warnings, w.title
 	return out, nil
+}
+
+// xmlText gathers the paragraphs of a document.
+type xmlText struct {
+	b       *builder
+	para    strings.Builder
+	depth   int
+	owner   int // depth of the element whose text the paragraph is, 0 between paragraphs
+	inTitle bool
+	title   string
+}
+
+func (w *xmlText) token(tok xml.Token) error {
+	switch tok := tok.(type) {
+	case xml.StartElement:
+		w.depth++
+		if w.owner == 0 {
+			w.inTitle = tok.Name.Local == "title"
+		}
+	case xml.EndElement:
+		w.depth--
+		if w.depth < w.owner {
+			return w.flush()
+		}
+		if w.owner > 0 {
+			w.para.WriteByte(' ')
+		}
+	case xml.CharData:
+		if w.owner == 0 {
+			if strings.TrimSpace(string(tok)) == "" {
+				return nil
+			}
+			w.owner = w.depth
+		}
+		w.para.Write(tok)
+		if w.para.Len() > w.b.job.lim.TextBytes {
+			return textTooLarge(w.b.job.lim)
+		}
+	}
+	return nil
+}
+
+func (w *xmlText) flush() error {
+	text := collapse(w.para.String())
+	w.para.Reset()
+	w.owner = 0
+	if w.inTitle && w.title == "" {
+		w.title = text
+	}
+	return w.b.paragraph(text)
 }
