@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,14 +23,14 @@ type stage struct {
 	head     int64
 	progress []*v1.Progress
 	next     func(ctx context.Context, read int, r *nodev1.ReadEvents) error
-	reads    int
+	reads    atomic.Int64 // streams of one test may overlap
 }
 
 func (s *stage) ask(ctx context.Context, a asked) (proto.Message, error) {
 	r := a.kb().GetReadEvents()
-	s.reads++
+	read := int(s.reads.Add(1))
 	if s.next != nil {
-		if err := s.next(ctx, s.reads, r); err != nil {
+		if err := s.next(ctx, read, r); err != nil {
 			return nil, err
 		}
 	}
