@@ -262,3 +262,7 @@ func unavailable(t *testing.T, what string, err error, reason string) {
 		t.Errorf("%s: got %#v, want UNAVAILABLE %s with a retry hint", what, err, reason)
 	}
 }
+
+func (c *client) within(d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), d)
+}

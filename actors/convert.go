@@ -167,7 +167,7 @@ func documentProto(kbID string, d *kb.Document, p *progress) *granaryv1.Document
 		out.SearchableVersion = d.Live.Version
 		out.KeywordSearchable = !d.Live.Embedded
 	}
-	if p != nil && d.State.Pending() && p.version == d.Version {
+	if p != nil && d.State.Processing() && p.version == d.Version {
 		out.State, out.Progress = granaryv1.DocumentState(p.state), p.fraction
 		if p.state == kb.StateEmbedding {
 			out.EmbeddedChunkCount = int32(p.fraction * float64(d.Chunked))

@@ -260,6 +260,8 @@ func (c *core) flush(wakeup bool) {
 			b.Idempotency = append(b.Idempotency, *w.idem)
 		}
 	}
+	// What is cut off may owe work that the state, which has it all, does not.
+	wakeup = wakeup || len(c.queue) > 0 && c.id.Kind == KindKB
 	if wakeup != c.wakeSet {
 		if wakeup {
 			b.SetWakeups = []journal.Wakeup{{Key: wakeKey, Due: c.deps.Now().Add(wakeAfter)}}

@@ -5,7 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
+	"runtime"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -80,30 +80,15 @@ type Deps struct {
 	Now           func() time.Time
 	Jitter        func() float64 // [0, 1)
 
-	runs *runs
+	runs      *runs
+	searching chan struct{} // a place per search under way
 }
 
 // Grains makes the grains of one node.
 type Grains struct{ deps *Deps }
 
-// runs counts the goroutines of pipeline runs, which end by themselves soon
-// after their knowledge base stopped them.
-type runs struct{ sync.WaitGroup }
-
 // Wait returns when no pipeline run is left, or with ctx's error.
-func (g *Grains) Wait(ctx context.Context) error {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		g.deps.runs.Wait()
-	}()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
+func (g *Grains) Wait(ctx context.Context) error { return g.deps.runs.wait(ctx, nil) }
 
 // NewGrains fills defaults and returns the maker of grains.
 func NewGrains(d Deps) *Grains {
@@ -122,9 +107,14 @@ func NewGrains(d Deps) *Grains {
 	if d.Tier == "" {
 		d.Tier = kb.TierStarter
 	}
-	d.runs = &runs{}
+	d.runs = newRuns()
+	d.searching = make(chan struct{}, searchesPerCore*runtime.GOMAXPROCS(0))
 	return &Grains{deps: &d}
 }
+
+// searchesPerCore bounds how many searches run at a time: enough to cover their
+// waits for the store.
+const searchesPerCore = 8
 
 // New makes the grain of an identity; nil for a kind it does not know.
 func (g *Grains) New(kind, tenant, id string) actor.Actor {

@@ -70,7 +70,7 @@ func (p parser) Parse(ctx context.Context, r actors.ParseRequest) (out *pipeline
 	if err != nil {
 		return nil, err
 	}
-	err = p.f.run(op{ctx: ctx, name: "Parse"}, func() error {
+	err = p.f.run(op{ctx: ctx, name: "Parse", text: string(data)}, func() error {
 		out = &pipeline.Parsed{MediaType: "text/plain", Language: "en", Text: string(data)}
 		for at := 0; at < len(data); {
 			end := strings.Index(string(data[at:]), "\n\n")

@@ -17,6 +17,7 @@ type op struct {
 	name  string
 	grain journal.Identity
 	batch journal.Batch // of Append
+	text  string        // of Parse
 }
 
 // hook stands in the place of an operation: it may run it, fail, or both.

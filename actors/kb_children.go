@@ -17,6 +17,17 @@ import (
 // wakeMsg: look for work that is due.
 type wakeMsg struct{}
 
+// wake takes up what waits for its time, or for somebody who can be reached again.
+func (g *kbGrain) wake(ctx actor.Context) {
+	if g.phase != phaseActive || g.broken != nil {
+		return
+	}
+	if g.kb.Phase() == kb.PhaseActive && !g.kb.Listed() && g.quiet() && !g.busy().listing && !g.busy().stopping {
+		g.register(func() {})
+	}
+	g.startDue(ctx)
+}
+
 // enqueueRun puts a document in line for a run.
 func (g *kbGrain) enqueueRun(id string) {
 	w := g.busy()
@@ -33,7 +44,7 @@ func (g *kbGrain) enqueueRun(id string) {
 // startDue starts runs while there is room for children.
 func (g *kbGrain) startDue(ctx actor.Context) {
 	w := g.work
-	if w == nil || w.stopping || g.phase != phaseActive || g.broken != nil || g.kb.Phase() != kb.PhaseActive || len(w.pending) == 0 {
+	if w == nil || w.stopping || w.sweeping || g.phase != phaseActive || g.broken != nil || g.kb.Phase() != kb.PhaseActive || len(w.pending) == 0 {
 		return
 	}
 	if w.settings == nil {
@@ -66,10 +77,14 @@ func (g *kbGrain) startDue(ctx actor.Context) {
 // wakeAt makes sure that somebody looks at a time to come.
 func (g *kbGrain) wakeAt(t time.Time) {
 	w := g.work
+	if w.retry != nil && !w.retryAt.After(t) && w.retryAt.After(g.deps.Now()) {
+		return // somebody looks before that
+	}
 	if w.retry != nil {
 		w.retry.Stop()
 	}
-	w.retry = time.AfterFunc(max(time.Until(t), time.Millisecond), func() { g.tell(&wakeMsg{}) })
+	w.retryAt = t
+	w.retry = time.AfterFunc(max(t.Sub(g.deps.Now()), time.Millisecond), func() { g.tell(&wakeMsg{}) })
 }
 
 // startRun commits the start of a run and then spawns its child, so that a run
@@ -112,7 +127,8 @@ func (g *kbGrain) workerProps(d *kb.Document) *actor.Props {
 	opt.MaxBlockWords = max(opt.MaxBlockWords, 2*eff.MaxWords)
 	j := job{deps: g.deps, scope: g.scope(), kbID: g.id.ID, doc: d,
 		options: opt, slots: int(s.limits.ConcurrentProcessing), report: g.tell}
-	return actor.PropsFromProducer(func() actor.Actor { return &worker{job: j} })
+	end := g.deps.runs.begin(j.scope, d.Attempt)
+	return actor.PropsFromProducer(func() actor.Actor { return &worker{job: j, end: end} })
 }
 
 // HandleFailure implements actor.SupervisorStrategy for the children: a run
@@ -160,7 +176,7 @@ func (g *kbGrain) receiveReport(ctx actor.Context, m interface{ of() run }) {
 	w := g.busy()
 	c := w.children[r.doc]
 	if c == nil || c.run != r || w.stopping || g.broken != nil || g.phase != phaseActive {
-		refuse(m)
+		g.refuse(m)
 		return
 	}
 	switch m := m.(type) {
@@ -172,17 +188,20 @@ func (g *kbGrain) receiveReport(ctx actor.Context, m interface{ of() run }) {
 		if err == nil {
 			events, err = g.kb.Fetched(r.doc, r.version, r.attempt, m.source, m.mediaType, m.name)
 		}
+		if err != nil || !claims(events) {
+			g.discard(m.source.Blob)
+		}
 		g.decideReport(r, "fetch", events, err, m.decided)
 	case *chunkedReport:
 		events, err := g.kb.ChunksWritten(r.doc, r.version, r.attempt, m.chunks, m.model, m.content)
 		if err == nil {
-			g.keepSegment(r.attempt, m.segment)
+			g.keepSegment(liveKey{r.attempt, false}, m.segment)
 		}
 		g.decideReport(r, "chunk", events, err, m.decided)
 	case *indexedReport:
 		events, err := g.kb.IndexWritten(r.doc, r.version, r.attempt, m.chunks, m.embedded, m.model, m.content)
 		if err == nil && m.segment != nil {
-			g.keepSegment(r.attempt, m.segment)
+			g.keepSegment(liveKey{r.attempt, true}, m.segment)
 		}
 		g.decideReport(r, "index", events, err, nil)
 	case *failedReport:
@@ -191,10 +210,11 @@ func (g *kbGrain) receiveReport(ctx actor.Context, m interface{ of() run }) {
 }
 
 // refuse tells a run that waits for a decision that there is none for it.
-func refuse(m any) {
+func (g *kbGrain) refuse(m any) {
 	switch m := m.(type) {
 	case *fetchedReport:
 		m.decided <- false
+		g.discard(m.source.Blob)
 	case *chunkedReport:
 		m.decided <- false
 	}
@@ -268,7 +288,7 @@ func (g *kbGrain) effect(ctx actor.Context, e effect) {
 		g.endRun(ctx, ev.ID)
 	case *kb.DocumentDeleteRequested:
 		g.endRun(ctx, ev.ID)
-		g.eraseDocument(e.after)
+		g.eraseDocument(ev.ID, kb.GarbageBetween(e.before, nil))
 		return
 	case *kb.DocumentDeleted:
 		return
@@ -285,9 +305,9 @@ func (g *kbGrain) effect(ctx actor.Context, e effect) {
 }
 
 // keepSegment keeps an attempt's index until its event is committed.
-func (g *kbGrain) keepSegment(attempt string, s *search.Segment) {
+func (g *kbGrain) keepSegment(key liveKey, s *search.Segment) {
 	g.ensureIndex(nil)
 	if ix := g.work.index; ix != nil {
-		ix.segments[attempt] = s
+		ix.segments[key] = s
 	}
 }

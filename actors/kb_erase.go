@@ -57,18 +57,34 @@ func (g *kbGrain) again(what string, err error, step func()) {
 
 // eraseDocument removes everything of a document that is being deleted, and
 // then the document. The wake-up row makes sure it is not forgotten.
-func (g *kbGrain) eraseDocument(d *kb.Document) {
-	garbage := kb.GarbageBetween(d, nil)
+func (g *kbGrain) eraseDocument(id string, garbage kb.Garbage) {
 	scope := g.scope()
 	g.aside(func(ctx context.Context) error { return g.remove(ctx, scope, garbage) }, func(err error) {
 		if err != nil {
-			g.again("document not erased yet", err, func() { g.eraseDocument(d) })
+			g.again("document not erased yet", err, func() { g.eraseDocument(id, garbage) })
 			return
 		}
-		if now := g.kb.Document(d.ID); now != nil && now.State == kb.StateDeleting {
-			g.record([]kb.Event{&kb.DocumentDeleted{ID: d.ID}}, nil)
+		if now := g.kb.Document(id); now != nil && now.State == kb.StateDeleting {
+			g.record([]kb.Event{&kb.DocumentDeleted{ID: id}}, nil)
 		}
 	})
+}
+
+// claims reports whether a fetched source became the document's.
+func claims(events []kb.Event) bool {
+	for _, e := range events {
+		if _, ok := e.(*kb.DocumentFetched); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// discard removes a blob that no document will ever claim.
+func (g *kbGrain) discard(blob string) {
+	if g.broken == nil && g.phase == phaseActive {
+		g.collect(kb.Garbage{Blobs: []string{blob}})
+	}
 }
 
 // collect removes what no document refers to any more. A failure costs space
@@ -85,8 +101,11 @@ func (g *kbGrain) collect(garbage kb.Garbage) {
 	})
 }
 
-// remove runs beside the mailbox.
+// remove runs beside the mailbox. Runs of the attempts that were stopped end first.
 func (g *kbGrain) remove(ctx context.Context, scope journal.Scope, garbage kb.Garbage) error {
+	if err := g.deps.runs.wait(ctx, ofAttempts(scope, garbage.Attempts)); err != nil {
+		return err
+	}
 	if len(garbage.Attempts) > 0 {
 		if _, err := g.deps.Chunks.DeleteAttempts(ctx, scope, garbage.Attempts); err != nil {
 			return err
@@ -100,31 +119,64 @@ func (g *kbGrain) remove(ctx context.Context, scope journal.Scope, garbage kb.Ga
 	return nil
 }
 
-// collectAttempts removes rows of attempts nobody will ever commit.
-func (g *kbGrain) collectAttempts(keep map[string]bool) {
+// sweep looks for what an earlier activation left: rows of attempts that nobody
+// will ever commit, and documents that were being deleted. No run starts before
+// the rows are listed, so that those of a new attempt are never among them.
+func (g *kbGrain) sweep() {
+	g.busy().sweeping = true
+	if !g.quiet() {
+		g.onQuiet(func(err error) {
+			if err == nil {
+				g.sweep()
+			}
+		})
+		return
+	}
+	keep, deleting := make(map[string]bool), []*kb.Document(nil)
+	for d := range g.kb.All {
+		if d.State == kb.StateDeleting {
+			deleting = append(deleting, d)
+			continue
+		}
+		keep[d.Attempt] = true
+		if d.Live != nil {
+			keep[d.Live.Attempt] = true
+		}
+	}
 	scope := g.scope()
+	var gone []string
 	g.aside(func(ctx context.Context) error {
-		there, err := g.deps.Chunks.AttemptsOf(ctx, scope)
-		if err != nil {
+		ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+		defer cancel()
+		old := func(l *liveRun) bool { return l.scope == scope && !keep[l.attempt] }
+		if err := g.deps.runs.wait(ctx, old); err != nil {
 			return err
 		}
-		var gone []string
+		there, err := g.deps.Chunks.AttemptsOf(ctx, scope)
 		for _, a := range there {
 			if !keep[a.ID] {
 				gone = append(gone, a.ID)
 			}
 		}
-		if len(gone) == 0 {
-			return nil
-		}
-		_, err = g.deps.Chunks.DeleteAttempts(ctx, scope, gone)
 		return err
 	}, func(err error) {
-		if err != nil {
-			g.log().Warn("old attempts not collected", "error", err)
+		g.work.sweeping = false
+		switch {
+		case g.kb.Phase() != kb.PhaseActive:
+			return
+		case err != nil:
+			g.again("leftovers not listed yet", err, g.sweep)
+			return
+		}
+		g.collect(kb.Garbage{Attempts: gone})
+		for _, d := range deleting {
+			g.eraseDocument(d.ID, kb.GarbageBetween(d, nil))
 		}
 	})
 }
+
+// sweepTimeout bounds how long runs wait for a sweep.
+const sweepTimeout = 10 * time.Second
 
 // eraseAll finishes the deletion of the knowledge base: bulk data first, then
 // the event that frees the name, then its journal. Each step is repeated by
@@ -139,26 +191,31 @@ func (g *kbGrain) eraseAll() {
 	for d := range g.kb.All {
 		blobs = append(blobs, kb.GarbageBetween(d, nil).Blobs...)
 	}
-	unlist := g.unregister(g.kb.UID())
+	uid := g.kb.UID()
 	g.aside(func(ctx context.Context) error {
+		if err := g.deps.runs.wait(ctx, ofScope(scope)); err != nil {
+			return err
+		}
 		if _, _, err := g.deps.Chunks.DeleteScope(ctx, scope); err != nil {
 			return err
 		}
-		return g.remove(ctx, scope, kb.Garbage{Blobs: blobs})
+		if err := g.remove(ctx, scope, kb.Garbage{Blobs: blobs}); err != nil {
+			return err
+		}
+		// The name becomes free only when the list is free of it.
+		return g.unlist(uid)
 	}, func(err error) {
 		if err != nil {
 			g.again("knowledge base not erased yet", err, g.eraseAll)
 			return
 		}
-		unlist(func() {
-			if g.kb.Phase() == kb.PhaseDeleting {
-				g.record([]kb.Event{&kb.Deleted{}}, func(err error) {
-					if err == nil {
-						g.eraseJournal()
-					}
-				})
-			}
-		})
+		if g.kb.Phase() == kb.PhaseDeleting && g.kb.UID() == uid {
+			g.record([]kb.Event{&kb.Deleted{}}, func(err error) {
+				if err == nil {
+					g.eraseJournal()
+				}
+			})
+		}
 	})
 }
 
@@ -176,17 +233,25 @@ func (g *kbGrain) eraseJournal() {
 	fence, seq := g.fence, g.committed
 	blank := kb.New(g.id.ID)
 	blank.ResetTo(seq)
-	encode := blank.Freeze()
-	g.aside(func(ctx context.Context) error {
+	deleted, free := g.kb.Freeze(), blank.Freeze()
+	save := func(ctx context.Context, encode func() ([]byte, error)) error {
 		state, err := encode()
 		if err != nil {
 			return err
 		}
-		// The blank snapshot goes first: with it the events before are not needed.
-		if err := g.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: state}); err != nil {
+		return g.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: state})
+	}
+	g.aside(func(ctx context.Context) error {
+		// With a snapshot at the head the events before are not needed. It says
+		// "deleted" until they are gone, so that whoever takes over in between
+		// erases them again instead of showing them to the next incarnation.
+		if err := save(ctx, deleted); err != nil {
 			return err
 		}
-		return g.deps.Store.Erase(ctx, fence)
+		if err := g.deps.Store.Erase(ctx, fence); err != nil {
+			return err
+		}
+		return save(ctx, free)
 	}, func(err error) {
 		if err != nil {
 			g.again("journal not erased yet", err, g.eraseJournal)

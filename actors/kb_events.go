@@ -31,6 +31,9 @@ func (g *kbGrain) readEvents(c call, r *nodev1.ReadEvents) {
 		g.answer(c, errorReply(err))
 		return
 	}
+	if g.unborn(func() { g.readEvents(c, r) }, c) {
+		return
+	}
 	if r.GetAfterRevision() > g.head {
 		g.answer(c, errorReply(kb.Errorf(kb.CodeInvalidArgument, kb.ReasonResumeTokenInvalid,
 			"revision %d is ahead of the knowledge base, which is at %d", r.GetAfterRevision(), g.head)))
@@ -232,23 +235,25 @@ func (g *kbGrain) listChunks(c call, r *granaryv1.ListChunksRequest) {
 }
 
 // readAside reads from the store beside the mailbox, based on the state as
-// committed when the call came.
+// decided when the call came, once that is committed.
 func (g *kbGrain) readAside(c call, read func(context.Context, journal.Scope) (*nodev1.KnowledgeBaseReply, error)) {
 	scope := g.scope()
-	revision := g.committed
-	go func() {
-		r, err := read(c.Context(), scope)
-		switch {
-		case c.Context().Err() != nil:
-			c.Reply(nil, c.Context().Err())
-		case err != nil:
-			g.deps.Logger.Warn("store not read", "grain", g.id.String(), "error", err)
-			c.Reply(nil, readError(err))
-		default:
-			r.Revision = revision
-			c.Reply(r, nil)
-		}
-	}()
+	revision := g.head
+	g.onQuiet(orReply(c, func() {
+		go func() {
+			r, err := read(c.Context(), scope)
+			switch {
+			case c.Context().Err() != nil:
+				c.Reply(nil, c.Context().Err())
+			case err != nil:
+				g.deps.Logger.Warn("store not read", "grain", g.id.String(), "error", err)
+				c.Reply(nil, readError(err))
+			default:
+				r.Revision = revision
+				c.Reply(r, nil)
+			}
+		}()
+	}))
 }
 
 // getText gives a part of a document's extracted text.

@@ -35,6 +35,7 @@ type kbWork struct {
 	queued   map[string]bool                   // members of pending
 	children map[string]*child                 // by document id
 	retry    *time.Timer                       // wakes at the earliest retry
+	retryAt  time.Time                         // when that is
 
 	supervisor *supervise.Backoff // of the children, nil until one crashed
 
@@ -45,6 +46,8 @@ type kbWork struct {
 
 	index    *kbIndex // nil until somebody searches or ingests
 	erasing  int      // erasures under way
+	sweeping bool     // what earlier activations left is being listed; no run starts
+	listing  bool     // the tenant is being told
 	stopping bool     // drain asked for
 }
 
@@ -108,6 +111,7 @@ func (g *kbGrain) Receive(ctx actor.Context) {
 		go g.load(g.restore)
 	case call:
 		if g.phase != phaseActive {
+			g.prefetch(m)
 			g.park(m)
 			return
 		}
@@ -135,7 +139,7 @@ func (g *kbGrain) receiveWork(ctx actor.Context) {
 	case *indexLoadedMsg:
 		g.indexLoaded(m)
 	case *wakeMsg:
-		g.startDue(ctx)
+		g.wake(ctx)
 	case *erasedMsg:
 		g.erased(ctx, m)
 	case *watchDone:
@@ -211,20 +215,20 @@ func (g *kbGrain) resume(ctx actor.Context) {
 	if g.kb.Pending() == 0 && g.kb.Count(kb.StateDeleting) == 0 {
 		return
 	}
-	keep := make(map[string]bool)
+	var paused []kb.Event
 	for d := range g.kb.All {
-		switch {
-		case d.State == kb.StateDeleting:
-			g.eraseDocument(d)
-		case d.State.Pending():
-			g.enqueueRun(d.ID)
+		if !d.State.Pending() {
+			continue
 		}
-		keep[d.Attempt] = true
-		if d.Live != nil {
-			keep[d.Live.Attempt] = true
+		g.enqueueRun(d.ID)
+		if d.Running && g.deps.runs.survived(d.Attempt) {
+			// Its run ended because the store was out, not because it took the
+			// process down: that is no crash of the document's.
+			paused = append(paused, &kb.DocumentPaused{ID: d.ID, Version: d.Version})
 		}
 	}
-	g.collectAttempts(keep)
+	g.record(paused, nil)
+	g.sweep()
 	g.startDue(ctx)
 }
 
@@ -265,42 +269,6 @@ func (g *kbGrain) maybeSnapshot() {
 	go g.save(g.fence, seq, g.kb.Freeze())
 }
 
-// stopped ends everything this activation has outside its mailbox.
-func (g *kbGrain) stopped() {
-	w := g.work
-	if w == nil {
-		return
-	}
-	if w.retry != nil {
-		w.retry.Stop()
-	}
-	if w.supervisor != nil {
-		w.supervisor.Close()
-	}
-	for wt := range w.watchers {
-		g.endWatch(wt)
-	}
-	for _, r := range w.reached {
-		r.stop()
-	}
-	if w.index != nil {
-		w.index.close()
-	}
-	if g.broken == nil {
-		g.broken = kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the object is being moved; try again").After(50 * time.Millisecond)
-	}
-	for _, f := range w.unready {
-		f(g.broken)
-	}
-	for _, calls := range w.keyed {
-		for _, c := range calls {
-			c.Reply(nil, g.broken)
-		}
-	}
-	g.fail(append(g.inflight, g.queue...))
-	g.work = nil
-}
-
 // handle routes a call of an active grain.
 func (g *kbGrain) handle(c call) {
 	m, ok := c.Request().(*nodev1.KnowledgeBaseCall)
@@ -324,6 +292,9 @@ func (g *kbGrain) handle(c call) {
 	case *nodev1.KnowledgeBaseCall_GetText:
 		g.getText(c, op.GetText)
 	case *nodev1.KnowledgeBaseCall_Search:
+		if g.kb.Exists() == nil {
+			g.ensureIndex(nil) // loads while the settings are fetched
+		}
 		g.withSettings(orReply(c, func() { g.search(c, op.Search) }))
 	case *nodev1.KnowledgeBaseCall_ReadEvents:
 		g.readEvents(c, op.ReadEvents)
@@ -336,6 +307,17 @@ func (g *kbGrain) handle(c call) {
 	default:
 		g.handleWrite(c, m)
 	}
+}
+
+// unborn reports whether the creation of the knowledge base is not committed
+// yet: then f runs when it is. Else a read beside the journal could speak of
+// what may never have been.
+func (g *kbGrain) unborn(f func(), c call) bool {
+	if g.kb.Listed() || g.quiet() {
+		return false
+	}
+	g.onQuiet(orReply(c, f))
+	return true
 }
 
 // orReply passes an error on to the caller, and else goes on.

@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"time"
+
 	"github.com/asynkron/protoactor-go/actor"
 
 	"granary.dev/granary/actors/kb"
@@ -13,7 +15,7 @@ func (g *kbGrain) atRest() bool {
 		return false
 	}
 	return w == nil || (len(w.children) == 0 && len(w.pending) == 0 && len(w.watchers) == 0 && len(w.reached) == 0 &&
-		len(w.keyed) == 0 && len(w.unready) == 0 && w.erasing == 0 && !w.asking &&
+		len(w.keyed) == 0 && len(w.unready) == 0 && w.erasing == 0 && !w.asking && !w.sweeping &&
 		(w.index == nil || w.index.ready && !w.index.saving))
 }
 
@@ -54,10 +56,13 @@ func (g *kbGrain) passivate() {
 // paused, so that they do not count as crashes and go on elsewhere.
 func (g *kbGrain) drain(ctx actor.Context) {
 	w := g.busy()
-	if w.stopping || g.phase == phaseLeaving {
+	if w.stopping {
 		return
 	}
 	w.stopping = true
+	if g.phase == phaseLeaving {
+		return // and does not stay for those who called meanwhile
+	}
 	if g.phase == phaseLoading || g.broken != nil {
 		ctx.Stop(g.self)
 		return
@@ -139,4 +144,44 @@ func (g *kbGrain) released(ctx actor.Context) {
 		return
 	}
 	ctx.Stop(g.self)
+}
+
+func movedError() error {
+	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the object is being moved; try again").After(50 * time.Millisecond)
+}
+
+// stopped ends everything this activation has outside its mailbox.
+func (g *kbGrain) stopped() {
+	w := g.busy()
+	if w.retry != nil {
+		w.retry.Stop()
+	}
+	if w.supervisor != nil {
+		w.supervisor.Close()
+	}
+	for wt := range w.watchers {
+		g.endWatch(wt)
+	}
+	for _, r := range w.reached {
+		r.stop()
+		r.call.Reply(nil, movedError())
+	}
+	g.dropIndex()
+	if g.broken == nil {
+		g.broken = movedError()
+	} else if !w.stopping {
+		for _, c := range w.children {
+			g.deps.runs.outage(c.run.attempt)
+		}
+	}
+	for _, f := range w.unready {
+		f(g.broken)
+	}
+	for _, calls := range w.keyed {
+		for _, c := range calls {
+			c.Reply(nil, g.broken)
+		}
+	}
+	g.fail(append(g.inflight, g.queue...))
+	g.work = nil
 }

@@ -36,6 +36,9 @@ func (g *kbGrain) search(c call, r *granaryv1.SearchRequest) {
 		g.answer(c, errorReply(err))
 		return
 	}
+	if g.unborn(func() { g.search(c, r) }, c) {
+		return
+	}
 	if strings.TrimSpace(r.GetQuery()) == "" {
 		c.Reply(errorReply(kb.Errorf(kb.CodeInvalidArgument, kb.ReasonQueryEmpty, "the query has no words")), nil)
 		return
@@ -59,7 +62,8 @@ func (g *kbGrain) search(c call, r *granaryv1.SearchRequest) {
 		eff: kb.Resolve(g.deps.builtIn(), s.config, g.kb.Config(), override), own: g.kb.ConfigVersion(), tenant: s.version}
 	g.ensureIndex(orReply(c, func() {
 		ix := g.work.index
-		q.view, q.docs = ix.idx.View(), ix.docs.Load
+		idx := ix.idx
+		q.view, q.docs, q.gone = idx.View, ix.docs.Load, ix.gone.Load
 		go func() {
 			reply, err := q.run(c.Context())
 			switch {
@@ -122,8 +126,9 @@ type query struct {
 	filter      *search.Filter
 	eff         kb.Effective
 	own, tenant int64
-	view        *search.View
+	view        func() *search.View // the newest
 	docs        func(key any) (any, bool)
+	gone        func() bool // the index was given up
 
 	language string
 	fallback string
@@ -131,7 +136,15 @@ type query struct {
 	steps    []*granaryv1.ExplainStep
 }
 
+// run answers the query. So many searches run on a node at a time: more would
+// only make all of them slower and hold more memory.
 func (q *query) run(ctx context.Context) (*granaryv1.SearchResponse, error) {
+	select {
+	case q.deps.searching <- struct{}{}:
+		defer func() { <-q.deps.searching }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	q.language = q.request.GetLanguage()
 	vectors, err := q.embed(ctx)
 	if err != nil {
@@ -141,15 +154,20 @@ func (q *query) run(ctx context.Context) (*granaryv1.SearchResponse, error) {
 		Fusion: fusionOf(q.eff.Fusion), TopN: q.eff.TopN, Candidates: q.eff.Candidates, KeywordWeight: &q.eff.KeywordWeight,
 		MinScore: q.eff.MinScore, Filter: q.filter, Explain: q.request.GetExplain()}
 	start := time.Now()
-	res, err := q.view.Search(ctx, sq)
-	if err != nil {
-		return nil, searchError(err)
+	var res search.Result
+	var hits []*granaryv1.Hit
+	for try, moved := 1, true; moved && try <= maxSearches; try++ {
+		if res, err = q.view().Search(ctx, sq); err != nil {
+			return nil, searchError(err)
+		}
+		if hits, moved, err = q.hits(ctx, res.Hits); err != nil {
+			return nil, err
+		}
+	}
+	if q.gone() {
+		return nil, kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the index was given up meanwhile; try again").After(kbIndexRetry)
 	}
 	q.step("search", time.Since(start), res.Plan.Why)
-	hits, err := q.hits(ctx, res.Hits)
-	if err != nil {
-		return nil, err
-	}
 	out := &granaryv1.SearchResponse{Hits: hits, Revision: int64(res.Revision), FallbackUsed: q.fallback, Message: q.message,
 		Applied: effectiveProto(q.eff, q.own, q.tenant)}
 	if q.request.GetExplain() {
@@ -214,26 +232,34 @@ func errorOf(code kb.Code, reason string, err error) error {
 	return kb.Errorf(code, reason, "%v", err)
 }
 
+// maxSearches is how often a search looks at a newer view because documents it
+// found were replaced by their next version meanwhile.
+const maxSearches = 5
+
 // hits reads the texts of what was found. A document that went away or moved
-// on between the view and now is left out (I8).
-func (q *query) hits(ctx context.Context, found []search.Hit) ([]*granaryv1.Hit, error) {
+// on between the view and now is left out (I8); moved says that one of them is
+// there in a newer version, which a newer view has.
+func (q *query) hits(ctx context.Context, found []search.Hit) (out []*granaryv1.Hit, moved bool, err error) {
 	start := time.Now()
 	refs := make([]journal.ChunkRef, 0, len(found))
 	for _, h := range found {
-		if q.live(h) != nil {
+		d, replaced := q.live(h)
+		moved = moved || replaced
+		if d != nil {
 			refs = append(refs, journal.ChunkRef{Attempt: h.Attempt, Ordinal: h.Ordinal})
 		}
 	}
 	if len(refs) == 0 {
-		return nil, nil
+		return nil, moved, nil
 	}
 	rows, err := q.deps.Chunks.ChunksByRef(ctx, q.scope, refs)
 	if err != nil {
-		return nil, kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the texts of the hits cannot be read; try again").After(time.Second)
+		return nil, false, kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the texts of the hits cannot be read; try again").After(time.Second)
 	}
-	out := make([]*granaryv1.Hit, 0, len(refs))
+	out = make([]*granaryv1.Hit, 0, len(refs))
 	for _, h := range found {
-		d := q.live(h)
+		d, replaced := q.live(h)
+		moved = moved || replaced
 		row, ok := rows[journal.ChunkRef{Attempt: h.Attempt, Ordinal: h.Ordinal}]
 		if d == nil || !ok {
 			continue
@@ -241,19 +267,24 @@ func (q *query) hits(ctx context.Context, found []search.Hit) ([]*granaryv1.Hit,
 		out = append(out, q.hit(h, d, row))
 	}
 	q.step("texts", time.Since(start), fmt.Sprintf("%d chunks", len(out)))
-	return out, nil
+	return out, moved, nil
 }
 
-// live gives the document of a hit if its attempt is still the committed one.
-func (q *query) live(h search.Hit) *kb.Document {
+// live gives the document of a hit if its attempt is still the committed one;
+// replaced says that another one is.
+func (q *query) live(h search.Hit) (d *kb.Document, replaced bool) {
 	v, ok := q.docs(h.DocumentID)
 	if !ok {
-		return nil
+		return nil, false
 	}
-	if d := v.(*kb.Document); visible(d) && d.Live.Attempt == h.Attempt {
-		return d
+	d = v.(*kb.Document)
+	switch {
+	case !visible(d):
+		return nil, false
+	case d.Live.Attempt != h.Attempt:
+		return nil, true
 	}
-	return nil
+	return d, false
 }
 
 func (q *query) hit(h search.Hit, d *kb.Document, row journal.Chunk) *granaryv1.Hit {
@@ -272,7 +303,7 @@ func (q *query) hit(h search.Hit, d *kb.Document, row journal.Chunk) *granaryv1.
 
 func (q *query) explain(res search.Result) *granaryv1.Explain {
 	p := res.Plan
-	st := q.view.Stats()
+	st := q.view().Stats()
 	out := &granaryv1.Explain{Plan: planText(q.eff, p), Reason: firstOf(q.message, p.Reason), Chunks: int64(p.Chunks),
 		Documents: int64(st.Documents), EligibleChunks: int64(p.Allowed), Candidates: int64(res.Candidates), Node: q.deps.Node}
 	for _, s := range q.steps {

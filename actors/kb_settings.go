@@ -39,6 +39,14 @@ func (g *kbGrain) withSettings(f func(error)) {
 	f(nil)
 }
 
+// prefetch asks for the settings that a search will need while the state is still
+// being loaded, so that its answer does not wait for one after the other.
+func (g *kbGrain) prefetch(c call) {
+	if m, ok := c.Request().(*nodev1.KnowledgeBaseCall); ok && g.phase == phaseLoading && m.GetSearch() != nil {
+		g.askSettings()
+	}
+}
+
 func (g *kbGrain) askSettings() {
 	w := g.busy()
 	if w.asking {
@@ -101,15 +109,24 @@ func (g *kbGrain) setSettings(s *nodev1.TenantSettings) {
 	w.settings = &settings{version: s.GetVersion(), config: configOf(s.GetDefaultConfig()), limits: limitsOf(s.GetLimits()), at: g.deps.Now()}
 }
 
+// unlist runs beside the mailbox.
+func (g *kbGrain) unlist(uid string) error {
+	_, err := g.askTenant(&nodev1.TenantCall{Operation: &nodev1.TenantCall_Unregister{
+		Unregister: &nodev1.UnregisterKnowledgeBase{Id: g.id.ID, Uid: uid}}})
+	return err
+}
+
 // register lists the knowledge base with its tenant and then calls then. A
 // tenant that cannot be reached is told later, by the wake-up.
 func (g *kbGrain) register(then func()) {
+	g.busy().listing = true
 	entry := &nodev1.RegisterKnowledgeBase{Id: g.id.ID, Uid: g.kb.UID(), DisplayName: g.kb.DisplayName(),
 		CreateTime: timestamppb.New(g.kb.CreatedAt())}
 	g.aside(func(context.Context) error {
 		_, err := g.askTenant(&nodev1.TenantCall{Operation: &nodev1.TenantCall_Register{Register: entry}})
 		return err
 	}, func(err error) {
+		g.work.listing = false
 		if err != nil {
 			g.log().Warn("not registered with the tenant yet", "error", err)
 		} else if g.kb.UID() == entry.GetUid() && !g.kb.Listed() && g.kb.Phase() == kb.PhaseActive {
@@ -122,11 +139,7 @@ func (g *kbGrain) register(then func()) {
 // unregister takes the knowledge base off its tenant's list before the reply.
 func (g *kbGrain) unregister(uid string) func(func()) {
 	return func(then func()) {
-		g.aside(func(context.Context) error {
-			_, err := g.askTenant(&nodev1.TenantCall{Operation: &nodev1.TenantCall_Unregister{
-				Unregister: &nodev1.UnregisterKnowledgeBase{Id: g.id.ID, Uid: uid}}})
-			return err
-		}, func(err error) {
+		g.aside(func(context.Context) error { return g.unlist(uid) }, func(err error) {
 			if err != nil {
 				g.log().Warn("not taken off the tenant's list yet", "error", err)
 			}

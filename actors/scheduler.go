@@ -83,6 +83,13 @@ func (s *Scheduler) enqueue(tenant, kb string, w *waiter) {
 		k = &share{used: t.clock}
 		t.kbs[kb] = k
 	}
+	// Who was idle may be remembered for what it owes, never for what it saved.
+	if t.running == 0 && !t.waited() {
+		t.used = max(t.used, s.clock)
+	}
+	if k.running == 0 && len(k.waiters) == 0 {
+		k.used = max(k.used, t.clock)
+	}
 	k.waiters = append(k.waiters, w)
 }
 

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -17,7 +18,7 @@ import (
 type tenantGrain struct {
 	core
 	tenant      *kb.Tenant
-	subscribers map[string]struct{} // knowledge bases that asked for the settings
+	subscribers []string // ids of the knowledge bases that asked for the settings, sorted
 	stopping    bool
 }
 
@@ -149,10 +150,9 @@ func (g *tenantGrain) handle(c call) {
 		g.answer(c, g.tenantReply())
 	case *nodev1.TenantCall_GetSettings:
 		if id := op.GetSettings.GetSubscriber(); id != "" {
-			if g.subscribers == nil {
-				g.subscribers = make(map[string]struct{})
+			if at, found := slices.BinarySearch(g.subscribers, id); !found {
+				g.subscribers = slices.Insert(g.subscribers, at, id)
 			}
-			g.subscribers[id] = struct{}{}
 		}
 		g.answer(c, &nodev1.TenantReply{Result: &nodev1.TenantReply_Settings{Settings: g.settings()}})
 	case *nodev1.TenantCall_List:
@@ -164,7 +164,9 @@ func (g *tenantGrain) handle(c call) {
 		g.decide(c, m.GetHeader(), g.tenant.Register(kb.KBEntry{ID: r.GetId(), UID: r.GetUid(), DisplayName: r.GetDisplayName(),
 			Created: r.GetCreateTime().AsTime()}), tenantDone)
 	case *nodev1.TenantCall_Unregister:
-		delete(g.subscribers, op.Unregister.GetId())
+		if at, found := slices.BinarySearch(g.subscribers, op.Unregister.GetId()); found {
+			g.subscribers = slices.Delete(g.subscribers, at, at+1)
+		}
 		g.decide(c, m.GetHeader(), g.tenant.Unregister(op.Unregister.GetId(), op.Unregister.GetUid()), tenantDone)
 	case *nodev1.TenantCall_Wake:
 		g.answer(c, tenantDone())
@@ -250,10 +252,7 @@ const publishTimeout = 3 * time.Second
 // now, and then calls then: whoever changed a setting finds it applied. One
 // that cannot be told asks again by itself within a minute.
 func (g *tenantGrain) publish(s *nodev1.TenantSettings, then func()) {
-	ids := make([]string, 0, len(g.subscribers))
-	for id := range g.subscribers {
-		ids = append(ids, id)
-	}
+	ids := slices.Clone(g.subscribers)
 	go func() {
 		defer then()
 		ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)

@@ -2,6 +2,8 @@ package actors
 
 import (
 	"context"
+	"slices"
+	"sync"
 	"time"
 
 	"granary.dev/granary/actors/journal"
@@ -11,7 +13,8 @@ import (
 const (
 	wakeScan   = time.Second      // between two looks at the due wake-ups
 	wakeAgain  = 10 * time.Second // a grain that was woken is left alone this long
-	wakeLimit  = 500              // rows of one look
+	wakeLimit  = 500              // grains woken in one look
+	wakeAtOnce = 16               // asked at a time: one that does not answer holds up no other
 	wakeFuture = 24 * time.Hour   // the first look takes rows up to this far ahead
 )
 
@@ -21,7 +24,7 @@ const (
 // the process that died.
 type Waker struct {
 	deps  *Deps
-	woken map[journal.Identity]time.Time
+	woken map[journal.Identity]time.Time // of the rows that were there at the last look
 }
 
 // Waker makes the node's waker.
@@ -46,7 +49,9 @@ func (w *Waker) Run(ctx context.Context) {
 
 // scan wakes what is due at a time.
 func (w *Waker) scan(ctx context.Context, due time.Time) {
-	rows, err := w.deps.Store.DueWakeups(ctx, due, wakeLimit)
+	// Rows stay while their work does: room for those that are known, so that
+	// waiting work of many never hides that of others.
+	rows, err := w.deps.Store.DueWakeups(ctx, due, wakeLimit+len(w.woken))
 	if err != nil {
 		if ctx.Err() == nil {
 			w.deps.Logger.Warn("wake-ups not read", "error", err)
@@ -54,20 +59,41 @@ func (w *Waker) scan(ctx context.Context, due time.Time) {
 		return
 	}
 	now := w.deps.Now()
-	for id, at := range w.woken {
-		if now.Sub(at) >= wakeAgain {
-			delete(w.woken, id)
-		}
-	}
+	var todo []journal.DueWakeup
+	there := make(map[journal.Identity]time.Time, len(rows))
 	for _, r := range rows {
-		if _, recent := w.woken[r.Identity]; recent {
+		if _, twice := there[r.Identity]; twice {
 			continue
 		}
-		w.woken[r.Identity] = now
-		if err := w.wake(ctx, r); err != nil && ctx.Err() == nil {
-			w.deps.Logger.Warn("not woken yet", "grain", r.Identity.String(), "error", err)
+		at := w.woken[r.Identity]
+		there[r.Identity] = at
+		if now.Sub(at) >= wakeAgain {
+			todo = append(todo, r)
 		}
 	}
+	w.woken = there
+	slices.SortStableFunc(todo, func(a, b journal.DueWakeup) int { return there[a.Identity].Compare(there[b.Identity]) })
+	todo = todo[:min(len(todo), wakeLimit)]
+	for _, r := range todo {
+		there[r.Identity] = now
+	}
+	w.wakeAll(ctx, todo)
+}
+
+// wakeAll wakes some at a time and returns when all have answered.
+func (w *Waker) wakeAll(ctx context.Context, rows []journal.DueWakeup) {
+	room := make(chan struct{}, wakeAtOnce)
+	var all sync.WaitGroup
+	for _, r := range rows {
+		room <- struct{}{}
+		all.Go(func() {
+			defer func() { <-room }()
+			if err := w.wake(ctx, r); err != nil && ctx.Err() == nil {
+				w.deps.Logger.Warn("not woken yet", "grain", r.Identity.String(), "error", err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 func (w *Waker) wake(ctx context.Context, r journal.DueWakeup) error {

@@ -82,6 +82,7 @@ func (r run) of() run { return r }
 // the child, which the knowledge base's supervision restarts with back-off.
 type worker struct {
 	job    job
+	end    func() // says that no run of this child will begin any more
 	cancel context.CancelFunc
 }
 
@@ -95,9 +96,13 @@ func (w *worker) Receive(ctx actor.Context) {
 		runCtx, cancel := context.WithCancel(context.Background())
 		w.cancel = cancel
 		self, root := ctx.Self(), ctx.ActorSystem().Root
-		w.job.deps.runs.Go(func() {
+		ended := w.job.deps.runs.begin(w.job.scope, w.job.doc.Attempt)
+		go func() {
+			defer ended()
 			w.job.guard(runCtx, func(err error) { root.Send(self, &crashed{err}) })
-		})
+		}()
+	case *actor.Stopped:
+		w.end()
 	case *crashed:
 		panic(m.err) //nolint:forbidigo // the supervisor decides: this is how a child fails
 	case *actor.Stopping, *actor.Restarting:

@@ -3,8 +3,8 @@ package kb
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -15,7 +15,7 @@ type Tenant struct {
 	config   Config
 	version  int64
 	revision int64
-	kbs      map[string]KBEntry
+	kbs      []KBEntry // sorted by id; most tenants have few, so a map would be mostly empty
 }
 
 // KBEntry is a knowledge base in its tenant's list.
@@ -67,7 +67,7 @@ func (t *Tenant) Configure(etag string, c Config) ([]Event, error) {
 // Register decides the listing of a knowledge base; nothing when it is listed
 // under this display name.
 func (t *Tenant) Register(e KBEntry) []Event {
-	if old, listed := t.kbs[e.ID]; listed && old.UID == e.UID && old.DisplayName == e.DisplayName {
+	if at, listed := t.find(e.ID); listed && t.kbs[at].UID == e.UID && t.kbs[at].DisplayName == e.DisplayName {
 		return nil
 	}
 	return []Event{&KBRegistered{ID: e.ID, UID: e.UID, DisplayName: e.DisplayName, Created: e.Created}}
@@ -75,7 +75,7 @@ func (t *Tenant) Register(e KBEntry) []Event {
 
 // Unregister decides the end of a listing; nothing when it is not listed.
 func (t *Tenant) Unregister(id, uid string) []Event {
-	if t.kbs[id].UID != uid || uid == "" {
+	if at, listed := t.find(id); !listed || t.kbs[at].UID != uid || uid == "" {
 		return nil
 	}
 	return []Event{&KBUnregistered{ID: id, UID: uid}}
@@ -83,18 +83,20 @@ func (t *Tenant) Unregister(id, uid string) []Event {
 
 // List gives up to limit entries with id > after, by id, and whether more follow.
 func (t *Tenant) List(after string, limit int) (page []KBEntry, more bool) {
-	ids := slices.Sorted(maps.Keys(t.kbs))
-	at, found := slices.BinarySearch(ids, after)
+	at, found := t.find(after)
 	if found {
 		at++
 	}
-	for _, id := range ids[at:] {
-		if len(page) == limit {
-			return page, true
-		}
-		page = append(page, t.kbs[id])
+	rest := t.kbs[at:]
+	if more = len(rest) > limit; more {
+		rest = rest[:limit]
 	}
-	return page, false
+	return slices.Clone(rest), more
+}
+
+// find gives the place of a knowledge base in the list, or where it would be.
+func (t *Tenant) find(id string) (at int, listed bool) {
+	return slices.BinarySearchFunc(t.kbs, id, func(e KBEntry, id string) int { return strings.Compare(e.ID, id) })
 }
 
 // Apply folds one event.
@@ -106,17 +108,26 @@ func (t *Tenant) Apply(seq int64, e Event) error {
 	case *TenantConfigured:
 		t.config, t.version = e.Config, e.Version
 	case *KBRegistered:
-		if t.kbs == nil {
-			t.kbs = make(map[string]KBEntry)
-		}
-		t.kbs[e.ID] = KBEntry{ID: e.ID, UID: e.UID, DisplayName: e.DisplayName, Created: e.Created}
+		t.put(KBEntry{ID: e.ID, UID: e.UID, DisplayName: e.DisplayName, Created: e.Created})
 	case *KBUnregistered:
-		delete(t.kbs, e.ID)
+		if at, listed := t.find(e.ID); listed {
+			t.kbs = slices.Delete(t.kbs, at, at+1)
+		}
 	default:
 		return fmt.Errorf("kb: event %d (%s) is not a tenant's", seq, e.Type())
 	}
 	t.revision = seq
 	return nil
+}
+
+// put lists a knowledge base, in the place of one of the same id.
+func (t *Tenant) put(e KBEntry) {
+	at, listed := t.find(e.ID)
+	if listed {
+		t.kbs[at] = e
+		return
+	}
+	t.kbs = slices.Insert(t.kbs, at, e)
 }
 
 type tenantImage struct {
@@ -143,10 +154,9 @@ func RestoreTenant(id string, tier Tier, data []byte) (*Tenant, error) {
 	if im.Format != imageFormat {
 		return nil, fmt.Errorf("kb: tenant snapshot format %d is unknown to this release", im.Format)
 	}
-	t := &Tenant{id: id, tier: tier, config: im.Config, version: im.Version, revision: im.Revision,
-		kbs: make(map[string]KBEntry, len(im.KBs))}
+	t := &Tenant{id: id, tier: tier, config: im.Config, version: im.Version, revision: im.Revision}
 	for _, e := range im.KBs {
-		t.kbs[e.ID] = e
+		t.put(e)
 	}
 	return t, nil
 }

@@ -37,6 +37,7 @@ func (s *Segment) WithVectors(embeddings []pipeline.Embedding) (*Segment, error)
 		return nil, fmt.Errorf("%w: %d embeddings for %d chunks", ErrInvalidVectors, len(embeddings), len(s.lengths))
 	}
 	var v vectorBuilder
+	v.reserve(embeddings)
 	for i := range embeddings {
 		if err := v.add(uint32(i), &embeddings[i]); err != nil {
 			return nil, err

@@ -48,6 +48,29 @@ func findVectors(sets []vectorSet, space pipeline.Space, dims int) *vectorSet {
 // vectorBuilder gathers vectors in order of chunks.
 type vectorBuilder struct{ sets []vectorSet }
 
+// reserve makes room for all of these, so that planes of many megabytes are
+// neither copied while they grow nor kept larger than they are.
+func (b *vectorBuilder) reserve(embeddings []pipeline.Embedding) {
+	type shape struct {
+		space pipeline.Space
+		dims  int
+	}
+	counts := make(map[shape]int)
+	for _, e := range embeddings {
+		for _, x := range e.Vectors {
+			counts[shape{e.Space, len(x)}]++
+		}
+	}
+	for s, n := range counts {
+		if s.dims == 0 || s.dims > MaxDims {
+			continue // add refuses it
+		}
+		bytes := n * strideOf(s.dims)
+		b.sets = append(b.sets, vectorSet{space: s.space, dims: s.dims, chunks: make([]uint32, 0, n), scales: make([]float32, 0, n),
+			high: make([]int8, 0, bytes), low: make([]int8, 0, bytes)})
+	}
+}
+
 // add quantises the windows of one chunk; chunks must rise.
 func (b *vectorBuilder) add(chunk uint32, e *pipeline.Embedding) error {
 	for i, x := range e.Vectors {

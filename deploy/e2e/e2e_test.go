@@ -53,7 +53,7 @@ type server struct {
 	data string
 	addr string
 	cmd  *exec.Cmd
-	log  *bytes.Buffer
+	log  *logBuffer
 }
 
 func freeAddr(t *testing.T) string {
@@ -66,11 +66,11 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// start runs the binary and waits until it is ready.
-func start(t *testing.T, data, addr string) *server {
+// start runs the binary and waits until it is ready. args come after the usual flags.
+func start(t *testing.T, data, addr string, args ...string) *server {
 	t.Helper()
-	s := &server{t: t, data: data, addr: addr, log: &bytes.Buffer{}}
-	s.cmd = exec.Command(binary, "serve", "--dev", "--data", data, "--listen", addr)
+	s := &server{t: t, data: data, addr: addr, log: &logBuffer{}}
+	s.cmd = exec.Command(binary, append([]string{"serve", "--dev", "--data", data, "--listen", addr}, args...)...)
 	s.cmd.Stderr, s.cmd.Stdout = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)

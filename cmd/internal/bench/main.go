@@ -1,0 +1,79 @@
+// Command bench measures what needs a whole node: ingestion (P3 of the
+// performance goals) and idle tenants (P5). It builds the store, the grains and
+// the cluster in process, as a node does, with two parts replaced: an embedder
+// of fixed cost, and a journal that tells of each committed event.
+//
+//	go run ./cmd/internal/bench p3 -docs 2000 -kbs 1,10,100,1000
+//	go run ./cmd/internal/bench p5 -tenants 10000
+//	go test -run xxx -bench . ./cluster/bench | go run ./cmd/internal/bench report
+//
+// Every figure stands beside its limit or peer of the same run. On standard
+// output are rows of one Markdown table: workload, figure, peer or limit, ratio,
+// setting; what explains them goes to standard error. CPU times include parse
+// workers. Nothing here is a timed test: the exit code tells of errors only.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"runtime"
+	"strings"
+
+	"granary.dev/granary/actors/pipeline/sandbox"
+)
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "parse-worker" {
+		// The parse pool starts its own program as worker, as the server does.
+		if err := sandbox.WorkerMain(context.Background(), os.Stdin, os.Stdout); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) > 0 {
+		switch args[0] {
+		case "p3":
+			return p3(ctx, args[1:])
+		case "p5":
+			return p5(ctx, args[1:])
+		case "report":
+			return report(os.Stdin)
+		case "header":
+			header()
+			return nil
+		}
+	}
+	return errors.New("usage: bench p3|p5|report|header [flags]")
+}
+
+// header begins the table.
+func header() {
+	fmt.Println("| workload | figure | peer or limit | ratio | setting |")
+	fmt.Println("|---|---|---|---|---|")
+}
+
+// row is one line of the table.
+func row(workload, figure, peer, ratio, setting string) {
+	fmt.Println("| " + strings.Join([]string{workload, figure, peer, ratio, setting}, " | ") + " |")
+}
+
+// note explains on standard error.
+func note(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
+
+// machine is the part of a setting that all rows share.
+func machine() string {
+	return fmt.Sprintf("%d cores, GOMAXPROCS %d", runtime.NumCPU(), runtime.GOMAXPROCS(0))
+}
