@@ -16,7 +16,7 @@ func TestP4_TheKernelAgreesWithPlainGoForEveryLength(t *testing.T) {
 	for _, stride := range []int{32, 64, 384, 512, 768, 1024, MaxDims} {
 		for _, n := range []int{0, 1, 3, scanBlock} {
 			q, rows := make([]int16, stride), make([]int8, n*stride)
-			units := (math.MaxInt32/(127*stride)) & math.MaxInt16
+			units := (math.MaxInt32 / (127 * stride)) & math.MaxInt16
 			for i := range q {
 				q[i] = int16(random.IntN(2*units+1) - units)
 			}

@@ -48,7 +48,7 @@ func usageOf(pid int) (usage, error) {
 // peakResident is the most memory a process that has ended ever held.
 func peakResident(s *os.ProcessState) int64 {
 	if u, ok := s.SysUsage().(*syscall.Rusage); ok {
-		return int64(u.Maxrss) << 10
+		return int64(u.Maxrss) << 10 //nolint:unconvert // int32 on 32-bit systems
 	}
 	return 0
 }

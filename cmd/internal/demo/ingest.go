@@ -50,7 +50,7 @@ func ingest(ctx context.Context, c *client, files []file) error {
 	addErr := addAll(watching, stopWatching, c, files, t)
 	if addErr != nil {
 		stopWatching()
-		<-watched
+		<-watched // ended by us
 		return addErr
 	}
 	if err := <-watched; err != nil {

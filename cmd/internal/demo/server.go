@@ -52,8 +52,8 @@ func startServer(ctx context.Context, binary, dir string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Not CommandContext: the server is always stopped in the orderly way.
-	cmd := exec.Command(binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0")
+	// Without the end of ctx: the server is always stopped in the orderly way.
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0")
 	cmd.Stdout, cmd.Stderr = in, log
 	err = cmd.Start()
 	_ = in.Close()
@@ -115,7 +115,7 @@ func (s *server) stop() error {
 		return nil
 	case <-t.C:
 		_ = s.cmd.Process.Kill()
-		<-s.ended
+		<-s.ended // killed
 		return fmt.Errorf("the server did not stop within %v", stopWithin)
 	}
 }
