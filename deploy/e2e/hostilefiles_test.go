@@ -68,7 +68,7 @@ func damaged(r *rand.Rand, cuts int) (out []hostile) {
 
 // bombs unpack to far more than they are.
 func bombs() []hostile {
-	spaces := strings.Repeat(" ", 50<<20)
+	spaces := strings.Repeat(" ", 20<<20)
 	rows := strings.Repeat(`<row><c t="inlineStr"><is><t>x</t></is></c></row>`, 1<<20)
 	many := make([]entry, 20_000)
 	for i := range many {

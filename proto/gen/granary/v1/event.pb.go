@@ -218,7 +218,7 @@ type Event struct {
 	// Revision of the knowledge base after this event: 1, 2, 3 … without gaps.
 	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	Time     *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	// For example document.added, document.ready, document.failed.
+	// For example document.added, document.indexed, document.failed.
 	Type      string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
 	Principal string `protobuf:"bytes,4,opt,name=principal,proto3" json:"principal,omitempty"`
 	RequestId string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
