@@ -93,7 +93,7 @@ func TestQueriesGoToEverySpaceThatMayAnswer(t *testing.T) {
 func TestLongPassagesHaveOverlappingWindows(t *testing.T) {
 	b := newBuiltin(t)
 	words := func(n int) string { return strings.TrimSpace(strings.Repeat("word ", n)) }
-	for n, want := range map[int]int{1: 1, 64: 1, 65: 2, 112: 2, 113: 3, 1000: 21} {
+	for n, want := range map[int]int{1: 1, 64: 1, 65: 2, 112: 2, 113: 3, 700: 15, 1000: maxWindows} {
 		got, err := b.Passages(t.Context(), []Input{{Text: words(n), Language: "en"}})
 		if err != nil || len(got[0].Vectors) != want {
 			t.Errorf("%d words (%d tokens): %d windows, want %d, %v", n, len(b.Tokens(words(n))), len(got[0].Vectors), want, err)
