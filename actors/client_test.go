@@ -2,6 +2,7 @@ package actors_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -257,7 +258,7 @@ func page(word string, n int) string {
 // unavailable checks that err tells a client to come again, with this reason.
 func unavailable(t *testing.T, what string, err error, reason string) {
 	t.Helper()
-	e, ok := err.(*kb.Error)
+	e, ok := errors.AsType[*kb.Error](err)
 	if !ok || e.Code != kb.CodeUnavailable || e.Reason != reason || e.RetryAfter <= 0 {
 		t.Errorf("%s: got %#v, want UNAVAILABLE %s with a retry hint", what, err, reason)
 	}

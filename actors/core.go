@@ -186,10 +186,6 @@ func (c *core) park(cl call) {
 	c.waiting = append(c.waiting, cl)
 }
 
-func busyError() error {
-	return kb.Errorf(kb.CodeResourceExhausted, kb.ReasonBusy, "too many requests for this object at once").After(100 * time.Millisecond)
-}
-
 // origin is who caused a decision.
 type origin struct {
 	principal string
@@ -327,26 +323,6 @@ func (c *core) fail(writes []*write) {
 		cl.Reply(nil, c.broken)
 	}
 	c.waiting = nil
-}
-
-// commitError says to the caller what is known of a failed commit.
-func commitError(err error) error {
-	switch {
-	case errors.Is(err, journal.ErrInDoubt):
-		return kb.Errorf(kb.CodeUnavailable, kb.ReasonInDoubt,
-			"the outcome is not known yet; repeat the request with the same idempotency key").After(500 * time.Millisecond)
-	case errors.Is(err, journal.ErrFenced):
-		return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the object moved to another node; try again").After(100 * time.Millisecond)
-	}
-	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the store cannot be reached; nothing was changed").After(time.Second)
-}
-
-// loadError says to the caller why a grain could not load.
-func loadError(err error) error {
-	if errors.Is(err, journal.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
-		return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the store cannot be reached").After(time.Second)
-	}
-	return kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "the object cannot be loaded; an operator must look at the log")
 }
 
 // save stores a snapshot from a goroutine of its own; failures only cost time

@@ -32,6 +32,8 @@ type faults struct {
 	seen    map[string]bool // chunk hashes that were given vectors
 	created []string        // ids of blobs that fetches made
 	dead    bool
+	fuse    int  // operations until it is dead, 0 = never
+	late    bool // the last one takes effect, and nobody hears of it
 }
 
 func newFaults() *faults {
@@ -68,7 +70,14 @@ func (f *faults) run(o op, do func() error) error {
 	f.mu.Lock()
 	f.calls[o.name]++
 	h := f.hooks[o.name]
+	burnt := o.name != "DueWakeups" && f.burn() // looks at the clock, not at the work
 	f.mu.Unlock()
+	if burnt {
+		if f.late {
+			_ = do()
+		}
+		return journal.ErrUnavailable
+	}
 	alive := func() error {
 		f.mu.Lock()
 		dead := f.dead
@@ -82,6 +91,31 @@ func (f *faults) run(o op, do func() error) error {
 		return alive()
 	}
 	return h(o, alive)
+}
+
+// dieAt makes the node die with its nth operation from now: before it took
+// effect, or after.
+func (f *faults) dieAt(n int, late bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fuse, f.late = n, late
+}
+
+// burn counts down to the end; true for the operation that is the last.
+func (f *faults) burn() bool {
+	if f.fuse == 0 {
+		return false
+	}
+	f.fuse--
+	f.dead = f.dead || f.fuse == 0
+	return f.fuse == 0
+}
+
+// burntOut reports whether the node died of dieAt.
+func (f *faults) burntOut() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.dead
 }
 
 // failOnce makes the next matching operation fail with err, before or after it

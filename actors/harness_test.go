@@ -267,7 +267,7 @@ func (w *world) vectors(uid string) int {
 	return len(known)
 }
 
-// blobFiles counts the blobs on disk: committed, claimed or not.
+// blobsLeft counts which of these blobs are still there, claimed or not.
 func (w *world) blobsLeft(ids []string) int {
 	w.t.Helper()
 	n := 0

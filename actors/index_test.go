@@ -197,7 +197,9 @@ func TestIndexGetsReadyUnderSteadyIngestion(t *testing.T) {
 			}
 			return do()
 		})
-		c.wantFound("alpha", "first@1")
+		if got := c.found("alpha"); !slices.Contains(got, "first@1") {
+			t.Errorf("found %v", got)
+		}
 		if loads > 2 {
 			t.Errorf("rows were read %d times before the index was ready", loads)
 		}

@@ -244,7 +244,11 @@ func (g *kbGrain) decideReport(r run, stage string, events []kb.Event, err error
 func (g *kbGrain) receiveFailure(m *failedReport) {
 	g.log().Warn("processing failed", "document", m.doc, "version", m.version, "reason", m.err.Reason, "stage", m.err.Stage,
 		"retryable", m.err.Retryable, "error", m.cause)
-	events, err := g.kb.RunFailed(m.doc, m.version, m.attempt, m.err, m.wait, g.deps.Now(), g.deps.Jitter(), g.deps.Retry)
+	decide := g.kb.RunFailed
+	if m.progressed {
+		decide = g.kb.RunInterrupted
+	}
+	events, err := decide(m.doc, m.version, m.attempt, m.err, m.wait, g.deps.Now(), g.deps.Jitter(), g.deps.Retry)
 	if err == nil {
 		g.record(events, nil)
 	}

@@ -130,10 +130,11 @@ type query struct {
 	docs        func(key any) (any, bool)
 	gone        func() bool // the index was given up
 
-	language string
-	fallback string
-	message  string
-	steps    []*granaryv1.ExplainStep
+	language    string
+	highlighter *search.Highlighter
+	fallback    string
+	message     string
+	steps       []*granaryv1.ExplainStep
 }
 
 // run answers the query. So many searches run on a node at a time: more would
@@ -295,7 +296,10 @@ func (q *query) hit(h search.Hit, d *kb.Document, row journal.Chunk) *granaryv1.
 		MediaType: d.Live.MediaType, Metadata: d.Metadata, SourceUrl: d.Source.URL,
 		Parts: &granaryv1.ScoreParts{Bm25: h.Parts.BM25, Keyword: h.Parts.Keyword, Vector: h.Parts.Cosine, HasVector: h.Parts.HasVector},
 	}
-	for _, r := range search.Highlight(row.Text, q.request.GetQuery(), row.Language) {
+	if q.highlighter == nil {
+		q.highlighter = search.NewHighlighter(q.request.GetQuery())
+	}
+	for _, r := range q.highlighter.Highlight(row.Text, row.Language) {
 		out.Highlights = append(out.Highlights, &granaryv1.Range{Start: int32(r.Start), End: int32(r.End)})
 	}
 	return out

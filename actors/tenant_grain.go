@@ -149,10 +149,9 @@ func (g *tenantGrain) handle(c call) {
 	case *nodev1.TenantCall_Get:
 		g.answer(c, g.tenantReply())
 	case *nodev1.TenantCall_GetSettings:
-		if id := op.GetSettings.GetSubscriber(); id != "" {
-			if at, found := slices.BinarySearch(g.subscribers, id); !found {
-				g.subscribers = slices.Insert(g.subscribers, at, id)
-			}
+		// Names that do not exist are asked for too; they are not remembered.
+		if id := op.GetSettings.GetSubscriber(); g.tenant.Lists(id) {
+			g.subscribe(id)
 		}
 		g.answer(c, &nodev1.TenantReply{Result: &nodev1.TenantReply_Settings{Settings: g.settings()}})
 	case *nodev1.TenantCall_List:
@@ -161,6 +160,7 @@ func (g *tenantGrain) handle(c call) {
 		g.updateConfig(c, m.GetHeader(), op.UpdateConfig)
 	case *nodev1.TenantCall_Register:
 		r := op.Register
+		g.subscribe(r.GetId())
 		g.decide(c, m.GetHeader(), g.tenant.Register(kb.KBEntry{ID: r.GetId(), UID: r.GetUid(), DisplayName: r.GetDisplayName(),
 			Created: r.GetCreateTime().AsTime()}), tenantDone)
 	case *nodev1.TenantCall_Unregister:
@@ -172,6 +172,13 @@ func (g *tenantGrain) handle(c call) {
 		g.answer(c, tenantDone())
 	default:
 		g.answer(c, tenantError(kb.Errorf(kb.CodeUnimplemented, kb.ReasonUnknownOperation, "this node does not know the operation")))
+	}
+}
+
+// subscribe makes sure that a knowledge base hears of changed settings.
+func (g *tenantGrain) subscribe(id string) {
+	if at, found := slices.BinarySearch(g.subscribers, id); !found {
+		g.subscribers = slices.Insert(g.subscribers, at, id)
 	}
 }
 

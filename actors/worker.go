@@ -14,7 +14,6 @@ import (
 	"granary.dev/granary/actors/pipeline"
 	"granary.dev/granary/actors/pipeline/chunk"
 	"granary.dev/granary/actors/pipeline/embed"
-	"granary.dev/granary/actors/pipeline/fetch"
 	"granary.dev/granary/actors/search"
 )
 
@@ -28,7 +27,8 @@ type job struct {
 	slots   int // units the tenant may run at a time
 	report  func(any)
 
-	words *search.Segment // keyword index of the attempt, when this run made it
+	words      *search.Segment // keyword index of the attempt, when this run made it
+	progressed bool            // this run stored vectors
 }
 
 // Reports of a run to its knowledge base. All carry the run they are of, so
@@ -72,6 +72,8 @@ type (
 		err   kb.DocumentError
 		wait  time.Duration
 		cause error
+
+		progressed bool // vectors were stored before it failed
 	}
 )
 
@@ -120,7 +122,7 @@ func (j *job) guard(ctx context.Context, crash func(error)) {
 		}
 	}()
 	if err := j.process(ctx); err != nil && ctx.Err() == nil {
-		j.report(&failedReport{run: j.run(), err: documentError(err), wait: retryAfter(err), cause: err})
+		j.report(&failedReport{run: j.run(), err: documentError(err), wait: retryAfter(err), cause: err, progressed: j.progressed})
 	}
 }
 
@@ -367,6 +369,7 @@ func (j *job) compute(ctx context.Context, model string, in []embed.Input, hashe
 		if err := j.deps.Chunks.PutVectors(context.WithoutCancel(ctx), j.scope, model, fresh); err != nil {
 			return nil, err
 		}
+		j.progressed = true
 	}
 	return fresh, embedErr
 }
@@ -391,27 +394,3 @@ func readChunks(ctx context.Context, store journal.ChunkStore, scope journal.Sco
 		after = page[len(page)-1].Ordinal
 	}
 }
-
-// documentError is what the document's owner is told of a failed run.
-func documentError(err error) kb.DocumentError {
-	if p, ok := errors.AsType[*pipeline.Error](err); ok {
-		return kb.DocumentError{Reason: p.Reason, Message: p.Message, Stage: p.Stage, Retryable: p.Retryable}
-	}
-	if errors.Is(err, journal.ErrNotFound) {
-		return kb.DocumentError{Reason: "SOURCE_MISSING", Message: "the stored source is gone", Stage: "parse"}
-	}
-	// Whatever the store or the machine refused now it may grant later.
-	return kb.DocumentError{Reason: "STORE_UNAVAILABLE", Message: "the store did not take the result", Stage: "index", Retryable: true}
-}
-
-// retryAfter is how long the failing side asked to wait, 0 when it did not.
-func retryAfter(err error) time.Duration {
-	d, ok := embed.RetryAfter(err)
-	if status, is := errors.AsType[*fetch.StatusError](err); !ok && is {
-		d = status.RetryAfter
-	}
-	return min(d, maxRetryAfter)
-}
-
-// maxRetryAfter bounds what a stranger's server can make a document wait.
-const maxRetryAfter = time.Hour

@@ -32,6 +32,9 @@ func (k *KB) applyDocument(seq int64, at time.Time, e Event) error {
 	case *DocumentRetried:
 		return k.change(seq, at, e.ID, e.Version, StateQueued, func(d *Document) {
 			d.Running, d.Failures, d.RetryAt, d.Error = false, d.Failures+1, e.RetryAt, &e.Error
+			if e.Progressed {
+				d.Failures = 1
+			}
 		})
 	case *DocumentFailed:
 		return k.change(seq, at, e.ID, e.Version, StateFailed, func(d *Document) {

@@ -27,7 +27,7 @@ func samples() []kb.Event {
 		&kb.DocumentChunked{ID: "a", Version: 1, Attempt: "x", Chunks: 3, Model: "m", Content: content},
 		&kb.DocumentIndexed{ID: "a", Version: 1, Attempt: "x", Chunks: 3, Model: "m", Content: content},
 		&kb.DocumentPaused{ID: "a", Version: 1},
-		&kb.DocumentRetried{ID: "a", Version: 1, Error: cause, RetryAt: epoch},
+		&kb.DocumentRetried{ID: "a", Version: 1, Error: cause, RetryAt: epoch, Progressed: true},
 		&kb.DocumentFailed{ID: "a", Version: 1, Error: cause},
 		&kb.DocumentCancelled{ID: "a", Version: 1},
 		&kb.DocumentDeleteRequested{ID: "a"},

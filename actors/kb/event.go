@@ -91,6 +91,9 @@ type (
 		Version int64         `json:"version"`
 		Error   DocumentError `json:"error"`
 		RetryAt time.Time     `json:"retry_at"`
+		// Progressed: the run made some of its work durable first, so that the
+		// count of failures starts anew.
+		Progressed bool `json:"progressed,omitempty"`
 	}
 	// DocumentFailed ends a version without success.
 	DocumentFailed struct {

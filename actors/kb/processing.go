@@ -23,7 +23,7 @@ var ErrStale = errors.New("kb: report of a run that is not current")
 
 // RetryPolicy says how long failed runs are tried again.
 type RetryPolicy struct {
-	Attempts int           // runs that may end in a retryable error before the version fails
+	Attempts int           // runs in a row, without progress, that may end in a retryable error before the version fails
 	Initial  time.Duration // wait after the first failure; doubles with each
 	Max      time.Duration // longest wait
 }
@@ -139,13 +139,32 @@ func (k *KB) IndexWritten(id string, version int64, attempt string, chunks, embe
 func (k *KB) RunFailed(id string, version int64, attempt string, cause DocumentError, wait time.Duration,
 	now time.Time, jitter float64, p RetryPolicy,
 ) ([]Event, error) {
+	return k.runEnded(id, version, attempt, cause, wait, now, jitter, p, false)
+}
+
+// RunInterrupted is [KB.RunFailed] of a run that made some of its work durable
+// before it failed: the count of failures starts anew. A long document whose
+// embedder refuses now and then must not fail while it gets on.
+func (k *KB) RunInterrupted(id string, version int64, attempt string, cause DocumentError, wait time.Duration,
+	now time.Time, jitter float64, p RetryPolicy,
+) ([]Event, error) {
+	return k.runEnded(id, version, attempt, cause, wait, now, jitter, p, true)
+}
+
+func (k *KB) runEnded(id string, version int64, attempt string, cause DocumentError, wait time.Duration,
+	now time.Time, jitter float64, p RetryPolicy, progressed bool,
+) ([]Event, error) {
 	d, err := k.current(id, version, attempt, StateFailed)
 	if err != nil {
 		return nil, err
 	}
-	if cause.Retryable && d.Failures+1 < p.Attempts {
-		delay := max(p.Delay(d.Failures+1, jitter), wait)
-		return []Event{&DocumentRetried{ID: id, Version: version, Error: cause, RetryAt: now.Add(delay)}}, nil
+	failures := d.Failures + 1
+	if progressed {
+		failures = 1
+	}
+	if cause.Retryable && failures < p.Attempts {
+		delay := max(p.Delay(failures, jitter), wait)
+		return []Event{&DocumentRetried{ID: id, Version: version, Error: cause, RetryAt: now.Add(delay), Progressed: progressed}}, nil
 	}
 	return []Event{&DocumentFailed{ID: id, Version: version, Error: cause}}, nil
 }

@@ -74,6 +74,29 @@ func TestRetryAfterWinsOverAShorterDelay_C4(t *testing.T) {
 	}
 }
 
+// A long document whose embedder refuses now and then gets on: only failures in
+// a row, without progress, count.
+func TestFailuresAfterProgressDoNotAddUp_C4(t *testing.T) {
+	p := kb.RetryPolicy{Attempts: 3, Initial: time.Second, Max: time.Minute}
+	w := active(t)
+	w.add(kb.AddRequest{ID: "a", Source: inline(w, "x")})
+	cause := kb.DocumentError{Reason: "RATE", Retryable: true}
+	for range 20 {
+		d, failed := w.start("a"), w.now
+		w.do(w.k.RunInterrupted("a", d.Version, d.Attempt, cause, 0, failed, 0, p))
+		if got := w.k.Document("a"); got.State != kb.StateQueued || got.RetryAt.Sub(failed) != time.Second {
+			t.Fatalf("after progress: %s, again at %v", got.State, got.RetryAt)
+		}
+	}
+	d := w.start("a")
+	w.do(w.k.RunFailed("a", d.Version, d.Attempt, cause, 0, w.now, 0, p))
+	d = w.start("a")
+	w.do(w.k.RunFailed("a", d.Version, d.Attempt, cause, 0, w.now, 0, p))
+	if got := w.k.Document("a"); got.State != kb.StateFailed || got.Runs != 22 {
+		t.Errorf("after failures in a row: %s after %d runs", got.State, got.Runs)
+	}
+}
+
 func TestAnErrorThatWillNotPassEndsTheVersionAtOnce_C4(t *testing.T) {
 	w := active(t)
 	w.add(kb.AddRequest{ID: "a", Source: inline(w, "x")})

@@ -94,6 +94,12 @@ func (t *Tenant) List(after string, limit int) (page []KBEntry, more bool) {
 	return slices.Clone(rest), more
 }
 
+// Lists reports whether a knowledge base is listed.
+func (t *Tenant) Lists(id string) bool {
+	_, listed := t.find(id)
+	return listed
+}
+
 // find gives the place of a knowledge base in the list, or where it would be.
 func (t *Tenant) find(id string) (at int, listed bool) {
 	return slices.BinarySearchFunc(t.kbs, id, func(e KBEntry, id string) int { return strings.Compare(e.ID, id) })

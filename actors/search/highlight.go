@@ -11,7 +11,29 @@ type Range struct{ Start, End int }
 // language is that of text; query words are compared in the form they have in
 // that language.
 func Highlight(text, query, language string) []Range {
-	matches := matchesOf(text, query, language)
+	return NewHighlighter(query).Highlight(text, language)
+}
+
+// Highlighter highlights one query in several texts: the query is analysed once
+// for each language. It is not safe for concurrent use.
+type Highlighter struct {
+	query string
+	words map[string]map[string]int // by language
+}
+
+// NewHighlighter returns a highlighter of query.
+func NewHighlighter(query string) *Highlighter {
+	return &Highlighter{query: query, words: make(map[string]map[string]int)}
+}
+
+// Highlight is as the function Highlight.
+func (h *Highlighter) Highlight(text, language string) []Range {
+	words, ok := h.words[language]
+	if !ok {
+		words = queryWords(h.query, language)
+		h.words[language] = words
+	}
+	matches := matchesIn(text, words, language)
 	slices.SortFunc(matches, func(a, b match) int {
 		if a.Start != b.Start {
 			return a.Start - b.Start
@@ -37,12 +59,21 @@ type match struct {
 
 // matchesOf finds the query's words in the order of the text's tokens.
 func matchesOf(text, query, language string) []match {
+	return matchesIn(text, queryWords(query, language), language)
+}
+
+// queryWords maps the forms that a query's words have in a language to their place.
+func queryWords(query, language string) map[string]int {
 	words := make(map[string]int)
 	for i, q := range analyzeQuery(query, []string{language}) {
 		for _, form := range q.forms {
 			words[form] = i
 		}
 	}
+	return words
+}
+
+func matchesIn(text string, words map[string]int, language string) []match {
 	if len(words) == 0 {
 		return nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,59 +25,20 @@ const (
 // its tenant, added first, and looks at who got what until the first of the
 // others has all of its documents: until then all of them wait for service.
 func p3Fairness(ctx context.Context, embedder *fixedEmbedder) error {
-	at := make([]place, quietKBs+1)
-	index := make(map[string]int)
-	for i := range at {
-		at[i] = place{"tenant-0", fmt.Sprint("kb-", i)}
-		index[at[i].id] = i
-	}
-	var mu sync.Mutex
-	served := make([]int, len(at))
-	var atFirst []int
-	done := make(chan struct{})
 	slots := actors.NewScheduler(0)
 	open, err := occupy(ctx, slots)
 	if err != nil {
 		return err
 	}
-	c := rigConfig{embedder: embedder, slots: slots, onEvent: func(id journal.Identity, e journal.Event) {
-		if e.Type != (*kb.DocumentIndexed)(nil).Type() {
-			return
-		}
-		mu.Lock()
-		defer mu.Unlock()
-		i := index[id.ID]
-		served[i]++
-		if atFirst == nil && i > 0 && served[i] == quietDocs {
-			atFirst = append(atFirst, served...)
-			close(done)
-		}
-	}}
-	err = withRig(ctx, c, func(r *rig) error {
+	f := &fairRun{served: make([]int, quietKBs+1), done: make(chan struct{})}
+	err = withRig(ctx, rigConfig{embedder: embedder, slots: slots, onEvent: f.event}, func(r *rig) error {
 		defer open()
-		if err := r.createAll(ctx, at); err != nil {
+		if err := f.fill(ctx, r); err != nil {
 			return err
-		}
-		d := newDocuments(7, documentSize)
-		for i, p := range at {
-			n := quietDocs
-			if i == 0 {
-				n *= noisyFactor
-			}
-			texts := make([][]byte, n)
-			for j := range texts {
-				texts[j] = d.document(1000*i + j)
-			}
-			err := inParallel(uploaders, n, func(j int) error {
-				return r.add(ctx, p.tenant, p.id, fmt.Sprintf("report-%d.md", j), texts[j])
-			})
-			if err != nil {
-				return err
-			}
 		}
 		open()
 		select {
-		case <-done:
+		case <-f.done:
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
@@ -85,9 +47,60 @@ func p3Fairness(ctx context.Context, embedder *fixedEmbedder) error {
 	if err != nil {
 		return err
 	}
-	note("P3 fairness: documents served to the noisy KB and the %d others until the first of those was done: %v", quietKBs, atFirst)
-	row("P3 fairness, one KB with 10 × the documents", fmt.Sprintf("Jain %.3f", jain(atFirst)), "1.000 is even", "–",
+	note("P3 fairness: documents served to the noisy KB and the %d others until the first of those was done: %v", quietKBs, f.atFirst)
+	row("P3 fairness, one KB with 10 × the documents", fmt.Sprintf("Jain %.3f", jain(f.atFirst)), "goal ≥ 0.95", fmt.Sprintf("%.2f", jain(f.atFirst)/0.95),
 		fmt.Sprintf("%d KBs of one tenant, %d documents each, the noisy one's first; %s", quietKBs+1, quietDocs, machine()))
+	return nil
+}
+
+// fairRun counts the documents that each knowledge base was served; the first
+// is the noisy one.
+type fairRun struct {
+	mu      sync.Mutex
+	served  []int
+	atFirst []int         // the counts when the first of the others was done
+	done    chan struct{} // closed then
+}
+
+func (f *fairRun) event(id journal.Identity, e journal.Event) {
+	var i int
+	if _, err := fmt.Sscanf(id.ID, "kb-%d", &i); err != nil || e.Type != (*kb.DocumentIndexed)(nil).Type() {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.served[i]++
+	if f.atFirst == nil && i > 0 && f.served[i] == quietDocs {
+		f.atFirst = slices.Clone(f.served)
+		close(f.done)
+	}
+}
+
+// fill adds all documents, the noisy knowledge base's first.
+func (f *fairRun) fill(ctx context.Context, r *rig) error {
+	at := make([]place, len(f.served))
+	for i := range at {
+		at[i] = place{"tenant-0", fmt.Sprint("kb-", i)}
+	}
+	if err := r.createAll(ctx, at); err != nil {
+		return err
+	}
+	d := newDocuments(7, documentSize)
+	for i, p := range at {
+		texts := make([][]byte, quietDocs)
+		if i == 0 {
+			texts = make([][]byte, quietDocs*noisyFactor)
+		}
+		for j := range texts {
+			texts[j] = d.document(1000*i + j)
+		}
+		err := inParallel(uploaders, len(texts), func(j int) error {
+			return r.add(ctx, p.tenant, p.id, fmt.Sprintf("report-%d.md", j), texts[j])
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

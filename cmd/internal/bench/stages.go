@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -27,7 +28,9 @@ type stage struct {
 	cpu  time.Duration // per document
 }
 
-// stageRun measures each step of the pipeline alone over the same documents.
+// stageRun measures each step of the pipeline alone over the same documents, on
+// all cores at once, as the limit that follows from it counts all cores: two
+// threads of one core slow each other down.
 type stageRun struct {
 	docs     [][]byte
 	embedder *fixedEmbedder
@@ -65,44 +68,42 @@ func (s *stageRun) measure(ctx context.Context) (stages []stage, sum time.Durati
 // parse runs the documents through worker processes, whose start, once in 200
 // documents, is a part of what parsing costs.
 func (s *stageRun) parse(ctx context.Context) error {
-	pool, err := sandbox.NewPool(sandbox.Config{})
+	pool, err := sandbox.NewPool(sandbox.Config{Size: runtime.GOMAXPROCS(0)})
 	if err != nil {
 		return err
 	}
-	for i, d := range s.docs {
-		p, err := pool.Parse(ctx, sandbox.Request{Name: fmt.Sprintf("%d.md", i), Data: bytes.NewReader(d), Size: int64(len(d))})
-		if err != nil {
-			return errors.Join(err, pool.Close())
-		}
-		s.parsed = append(s.parsed, p)
-	}
-	return pool.Close() // the workers' CPU counts once they have ended
+	s.parsed = make([]*pipeline.Parsed, len(s.docs))
+	err = s.each(func(i int) (err error) {
+		d := s.docs[i]
+		s.parsed[i], err = pool.Parse(ctx, sandbox.Request{Name: fmt.Sprintf("%d.md", i), Data: bytes.NewReader(d), Size: int64(len(d))})
+		return err
+	})
+	return errors.Join(err, pool.Close()) // the workers' CPU counts once they have ended
+}
+
+// each runs f for every document, one at a time on each core.
+func (s *stageRun) each(f func(i int) error) error {
+	return inParallel(runtime.GOMAXPROCS(0), len(s.docs), f)
 }
 
 func (s *stageRun) chunk(context.Context) error {
-	for _, p := range s.parsed {
-		c, err := chunk.Split(p, chunk.DefaultOptions())
-		if err != nil {
-			return err
-		}
-		s.chunks = append(s.chunks, c)
-	}
-	return nil
+	s.chunks = make([][]pipeline.Chunk, len(s.docs))
+	return s.each(func(i int) (err error) {
+		s.chunks[i], err = chunk.Split(s.parsed[i], chunk.DefaultOptions())
+		return err
+	})
 }
 
 func (s *stageRun) embed(ctx context.Context) error {
-	for i, chunks := range s.chunks {
-		in := make([]embed.Input, len(chunks))
-		for j, c := range chunks {
+	s.vectors = make([][]pipeline.Embedding, len(s.docs))
+	return s.each(func(i int) (err error) {
+		in := make([]embed.Input, len(s.chunks[i]))
+		for j, c := range s.chunks[i] {
 			in[j] = embed.Input{Text: chunk.EmbedText(c, s.parsed[i].Title), Language: c.Language}
 		}
-		v, err := s.embedder.Passages(ctx, in)
-		if err != nil {
-			return err
-		}
-		s.vectors = append(s.vectors, v)
-	}
-	return nil
+		s.vectors[i], err = s.embedder.Passages(ctx, in)
+		return err
+	})
 }
 
 // segment builds what is searched: the words when the chunks are written, the
@@ -110,8 +111,10 @@ func (s *stageRun) embed(ctx context.Context) error {
 func (s *stageRun) segment(context.Context) error {
 	idx := search.New(search.Options{})
 	defer idx.Close()
-	for i, chunks := range s.chunks {
-		words, err := search.BuildSegment([]search.SegmentDoc{{ID: fmt.Sprint(i), Version: 1, Attempt: "a", Chunks: chunks}})
+	var mu sync.Mutex // an index is changed by one at a time
+	var revision uint64
+	return s.each(func(i int) error {
+		words, err := search.BuildSegment([]search.SegmentDoc{{ID: fmt.Sprint(i), Version: 1, Attempt: "a", Chunks: s.chunks[i]}})
 		if err != nil {
 			return err
 		}
@@ -119,13 +122,16 @@ func (s *stageRun) segment(context.Context) error {
 		if err != nil {
 			return err
 		}
-		for step, seg := range []*search.Segment{words, whole} {
-			if err := idx.Apply(search.Batch{Revision: uint64(2*i + step + 1), Add: []*search.Segment{seg}}); err != nil {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, seg := range []*search.Segment{words, whole} {
+			revision++
+			if err := idx.Apply(search.Batch{Revision: revision, Add: []*search.Segment{seg}}); err != nil {
 				return err
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // storers is how many documents are stored at a time: the store commits what

@@ -50,11 +50,13 @@ func ingest(ctx context.Context, c *client, files []file) error {
 	addErr := addAll(watching, stopWatching, c, files, t)
 	if addErr != nil {
 		stopWatching()
-		<-watched // ended by us
-		return addErr
 	}
-	if err := <-watched; err != nil {
-		return fmt.Errorf("follow the processing: %w", err)
+	watchErr := <-watched
+	switch {
+	case addErr != nil:
+		return addErr
+	case watchErr != nil:
+		return fmt.Errorf("follow the processing: %w", watchErr)
 	}
 	t.summary(time.Since(start), bytes)
 	return nil

@@ -115,8 +115,7 @@ func (s *server) stop() error {
 		return nil
 	case <-t.C:
 		_ = s.cmd.Process.Kill()
-		<-s.ended // killed
-		return fmt.Errorf("the server did not stop within %v", stopWithin)
+		return fmt.Errorf("the server did not stop within %v and was killed: %w", stopWithin, <-s.ended)
 	}
 }
 
