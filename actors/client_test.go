@@ -152,12 +152,6 @@ func (c *client) deleteKB() error {
 	return err
 }
 
-func (c *client) listChunks(id string) (*granaryv1.ListChunksResponse, error) {
-	r, err := c.call(&nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_ListChunks{
-		ListChunks: &granaryv1.ListChunksRequest{Parent: id}}})
-	return r.GetChunks(), err
-}
-
 func (c *client) search(query string) (*granaryv1.SearchResponse, error) {
 	r, err := c.call(searchCall(query, 0))
 	return r.GetSearch(), err
