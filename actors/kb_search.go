@@ -80,8 +80,12 @@ func (g *kbGrain) search(c call, r *granaryv1.SearchRequest) {
 }
 
 func filterError(err error) error {
-	out := kb.Errorf(kb.CodeInvalidArgument, kb.ReasonFilterInvalid, "the filter is not valid: %v", err)
-	out.Fields = []kb.FieldViolation{{Field: "filter", Description: err.Error()}}
+	why := err.Error()
+	if f, ok := errors.AsType[*search.FilterError](err); ok {
+		why = fmt.Sprintf("%s (at byte %d)", f.Message, f.Position)
+	}
+	out := kb.Errorf(kb.CodeInvalidArgument, kb.ReasonFilterInvalid, "the filter is not valid: %s", why)
+	out.Fields = []kb.FieldViolation{{Field: "filter", Description: why}}
 	return out
 }
 
