@@ -1,0 +1,130 @@
+package postgres
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"math"
+
+	"github.com/klauspost/compress/zstd"
+
+	"granary.dev/granary/actors/journal"
+)
+
+// packMin is the size from which packing a state is tried, in bytes.
+const packMin = 512
+
+// codec packs states and writes vectors; safe for concurrent use.
+type codec struct {
+	enc *zstd.Encoder
+	dec *zstd.Decoder
+	crc *crc32.Table
+}
+
+func newCodec() (*codec, error) {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(2), zstd.WithEncoderLevel(zstd.SpeedFastest))
+	if err != nil {
+		return nil, fmt.Errorf("postgres: zstd: %w", err)
+	}
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(2))
+	if err != nil {
+		return nil, fmt.Errorf("postgres: zstd: %w", err)
+	}
+	return &codec{enc: enc, dec: dec, crc: crc32.MakeTable(crc32.Castagnoli)}, nil
+}
+
+func (c *codec) close() {
+	_ = c.enc.Close() // was never given a stream
+	c.dec.Close()
+}
+
+// sum is the CRC-32C of b.
+func (c *codec) sum(b []byte) uint32 { return crc32.Checksum(b, c.crc) }
+
+// pack compresses b if that saves at least a tenth.
+func (c *codec) pack(b []byte) (stored []byte, packed bool) {
+	if len(b) < packMin {
+		return b, false
+	}
+	z := c.enc.EncodeAll(b, make([]byte, 0, len(b)/2))
+	if len(z) > len(b)/10*9 {
+		return b, false
+	}
+	return z, true
+}
+
+// unpack reverses pack and verifies the checksum of the result.
+func (c *codec) unpack(stored []byte, packed bool, sum uint32) ([]byte, error) {
+	b := stored
+	if packed {
+		var err error
+		if b, err = c.dec.DecodeAll(stored, nil); err != nil {
+			return nil, fmt.Errorf("%w: unpack: %w", journal.ErrCorrupt, err)
+		}
+	}
+	if c.sum(b) != sum {
+		return nil, fmt.Errorf("%w: checksum differs", journal.ErrCorrupt)
+	}
+	return b, nil
+}
+
+// Layout of stored vectors, little endian:
+//
+//	u8 format (1) · u8 zero · u16 windows · u32 dims · windows×dims f32 · u32 crc32c of all before
+//
+// f32 as they came: halves would save space where they are cheap and cost
+// exactness where vectors are rescored.
+const (
+	vectorFormat = 1
+	vectorHead   = 8
+	vectorTail   = 4
+)
+
+// packVectors encodes windows of equal dimension.
+func (c *codec) packVectors(data [][]float32) ([]byte, error) {
+	dims := 0
+	if len(data) > 0 {
+		dims = len(data[0])
+	}
+	if len(data) > math.MaxUint16 {
+		return nil, fmt.Errorf("postgres: %d windows in one chunk, at most %d", len(data), math.MaxUint16)
+	}
+	b := make([]byte, vectorHead, vectorHead+4*dims*len(data)+vectorTail)
+	b[0] = vectorFormat
+	binary.LittleEndian.PutUint16(b[2:], uint16(len(data)))
+	binary.LittleEndian.PutUint32(b[4:], uint32(dims))
+	for _, w := range data {
+		if len(w) != dims {
+			return nil, fmt.Errorf("postgres: windows of %d and %d dimensions in one chunk", dims, len(w))
+		}
+		for _, x := range w {
+			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
+		}
+	}
+	return binary.LittleEndian.AppendUint32(b, c.sum(b)), nil
+}
+
+// unpackVectors decodes and verifies; the windows share one array.
+func (c *codec) unpackVectors(b []byte) ([][]float32, error) {
+	if len(b) < vectorHead+vectorTail || b[0] != vectorFormat {
+		return nil, fmt.Errorf("%w: vectors: unknown layout", journal.ErrCorrupt)
+	}
+	body, tail := b[:len(b)-vectorTail], b[len(b)-vectorTail:]
+	if c.sum(body) != binary.LittleEndian.Uint32(tail) {
+		return nil, fmt.Errorf("%w: vectors: checksum differs", journal.ErrCorrupt)
+	}
+	windows := int(binary.LittleEndian.Uint16(body[2:]))
+	dims := int(binary.LittleEndian.Uint32(body[4:]))
+	if len(body)-vectorHead != 4*windows*dims {
+		return nil, fmt.Errorf("%w: vectors: length differs from %d × %d", journal.ErrCorrupt, windows, dims)
+	}
+	flat := make([]float32, windows*dims)
+	for i := range flat {
+		flat[i] = math.Float32frombits(binary.LittleEndian.Uint32(body[vectorHead+4*i:]))
+	}
+	out := make([][]float32, windows)
+	for i := range out {
+		out[i] = flat[i*dims : (i+1)*dims : (i+1)*dims]
+	}
+	return out, nil
+}

@@ -1,0 +1,104 @@
+package postgres
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Secret is a string that prints as [redacted]. Convert it to use it.
+type Secret string
+
+const redacted = "[redacted]"
+
+// Format implements fmt.Formatter: no verb shows the value.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// String implements fmt.Stringer.
+func (Secret) String() string { return redacted }
+
+// MarshalText implements encoding.TextMarshaler, for JSON and YAML.
+func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// LogValue implements slog.LogValuer.
+func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+const (
+	defaultMaxConns = 20
+	minMaxConns     = 4
+)
+
+// Config says where the database is.
+type Config struct {
+	// URL is the address of the database, postgres://user:password@host/name,
+	// or key=value pairs. With several hosts the one that takes writes is used.
+	URL Secret
+	// MaxConns bounds the connections of this node; 0 is 20, less than 4 is 4.
+	// A quarter of them, at least two, is for bulk data.
+	MaxConns int
+	// Logger is told of what an operator should know; nil discards.
+	Logger *slog.Logger
+	// CollectEvery is how often leftovers are collected, besides at start; 0
+	// is one hour. One node of those on a database does it at a time.
+	CollectEvery time.Duration
+}
+
+// Session settings. They hold for every statement of ours, so the address
+// cannot change them.
+const (
+	lockTimeout   = time.Second
+	idleTimeout   = 2 * time.Second
+	commitTimeout = 5 * time.Second // also: how long a commit runs on after its caller has gone
+	bulkTimeout   = 60 * time.Second
+	bulkLock      = 10 * time.Second
+
+	connectTimeout = 5 * time.Second
+)
+
+func millis(d time.Duration) string { return fmt.Sprintf("%dms", d.Milliseconds()) }
+
+// parse reads the address. Errors never quote it: what cannot be parsed cannot
+// be redacted with certainty either.
+func (c Config) parse() (*pgxpool.Config, error) {
+	if c.URL == "" {
+		return nil, fmt.Errorf("%w: no database address given", ErrInvalid)
+	}
+	pc, err := pgxpool.ParseConfig(string(c.URL))
+	if err != nil {
+		return nil, fmt.Errorf("%w: the database address cannot be parsed (it is not shown, as it may hold a password)", ErrInvalid)
+	}
+	pc.ConnConfig.ConnectTimeout = cmp.Or(pc.ConnConfig.ConnectTimeout, connectTimeout)
+	if pc.ConnConfig.ValidateConnect == nil { // after a failover the old primary may still answer
+		pc.ConnConfig.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
+	}
+	p := pc.ConnConfig.RuntimeParams
+	p["application_name"] = cmp.Or(p["application_name"], "granary")
+	p["timezone"] = "UTC"
+	p["jit"] = "off" // statements are short: compiling them costs more than it saves
+	p["default_transaction_isolation"] = "read committed"
+	p["idle_in_transaction_session_timeout"] = millis(idleTimeout)
+	return pc, nil
+}
+
+// limits sets a session's waiting times.
+func limits(pc *pgxpool.Config, lock, statement time.Duration) {
+	pc.ConnConfig.RuntimeParams["lock_timeout"] = millis(lock)
+	pc.ConnConfig.RuntimeParams["statement_timeout"] = millis(statement)
+}
+
+// shares splits the connections: commits and reads, bulk.
+func (c Config) shares() (commits, bulk int32) {
+	n := max(cmp.Or(c.MaxConns, defaultMaxConns), minMaxConns)
+	b := max(n/4, 2)
+	return int32(n - b), int32(b)
+}
+
+// ErrInvalid is a mistake of the caller: an empty key, a gap in a batch, text
+// that is not UTF-8. Nothing was written.
+var ErrInvalid = errors.New("postgres: invalid argument")

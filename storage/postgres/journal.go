@@ -1,0 +1,176 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"granary.dev/granary/actors/journal"
+)
+
+const acquire = `
+	INSERT INTO owner AS o (tenant, kind, id, epoch, activation, node, head, since)
+	VALUES ($1, $2, $3, 1, $4, $5, 0, now())
+	ON CONFLICT (tenant, kind, id) DO UPDATE SET
+		epoch = o.epoch + 1, activation = excluded.activation, node = excluded.node,
+		since = excluded.since, released = false
+	RETURNING epoch, head`
+
+// Acquire implements journal.Store. It waits for a write of the old owner that
+// has begun, and no longer than that can take. A lost answer is
+// journal.ErrUnavailable: nobody holds the fence it made, and acquiring again
+// makes the next one.
+func (s *Store) Acquire(ctx context.Context, id journal.Identity, node string) (journal.Fence, int64, error) {
+	if err := errors.Join(checkIdentity(id), checkText("node", node)); err != nil {
+		return journal.Fence{}, 0, err
+	}
+	f := journal.Fence{Identity: id, Node: node}
+	var head int64
+	deadline := time.Now().Add(commitTimeout)
+	for {
+		activation, err := uuid.NewRandom()
+		if err != nil {
+			return journal.Fence{}, 0, fmt.Errorf("postgres: new activation: %w", err)
+		}
+		f.Activation = activation.String()
+		err = s.commits.write(ctx, func(ctx context.Context, q querier) error {
+			return acquireOn(ctx, q, &f, &head)
+		})
+		switch {
+		case err == nil:
+			return f, head, nil
+		case sqlState(err) == codeLockWait && time.Now().Before(deadline):
+			// A stopped process holds the row; its session ends within idleTimeout.
+		case errors.Is(err, journal.ErrInDoubt):
+			return journal.Fence{}, 0, fmt.Errorf("%w: acquisition of %s without an answer: %s", journal.ErrUnavailable, id, err.Error())
+		default:
+			return journal.Fence{}, 0, err
+		}
+	}
+}
+
+func acquireOn(ctx context.Context, q querier, f *journal.Fence, head *int64) error {
+	id := f.Identity
+	return q.QueryRow(ctx, acquire, id.Tenant, id.Kind, id.ID, f.Activation, f.Node).Scan(&f.Epoch, head)
+}
+
+// Release implements journal.Store.
+func (s *Store) Release(ctx context.Context, f journal.Fence) error {
+	if err := checkIdentity(f.Identity); err != nil {
+		return err
+	}
+	return s.commits.write(ctx, func(ctx context.Context, q querier) error { return releaseOn(ctx, q, f) })
+}
+
+func releaseOn(ctx context.Context, q querier, f journal.Fence) error {
+	_, err := q.Exec(ctx, `
+		UPDATE owner SET released = true
+		WHERE tenant = $1 AND kind = $2 AND id = $3 AND epoch = $4 AND activation = $5`,
+		f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, f.Epoch, f.Activation)
+	return err
+}
+
+// Owner implements journal.Store.
+func (s *Store) Owner(ctx context.Context, id journal.Identity) (journal.Owner, error) {
+	if err := checkIdentity(id); err != nil {
+		return journal.Owner{}, err
+	}
+	o := journal.Owner{Fence: journal.Fence{Identity: id}}
+	err := s.row(ctx, `
+		SELECT epoch, activation, node, head, released, since FROM owner
+		WHERE tenant = $1 AND kind = $2 AND id = $3`,
+		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &o.Since)
+	if isNoRows(err) {
+		return journal.Owner{}, fmt.Errorf("%w: %s was never activated", journal.ErrNotFound, id)
+	}
+	if err != nil {
+		return journal.Owner{}, err
+	}
+	o.Since = o.Since.UTC()
+	return o, nil
+}
+
+// Events implements journal.Store.
+func (s *Store) Events(ctx context.Context, id journal.Identity, after int64, limit int) ([]journal.Event, error) {
+	if err := checkIdentity(id); err != nil {
+		return nil, err
+	}
+	if limit <= 0 {
+		return nil, nil
+	}
+	return collect(ctx, s.commits, `
+		SELECT seq, time, type, principal, request_id, data FROM events
+		WHERE tenant = $1 AND kind = $2 AND id = $3
+		  AND seq > greatest($4::bigint, (SELECT erased FROM owner WHERE tenant = $1 AND kind = $2 AND id = $3))
+		ORDER BY seq LIMIT $5`,
+		[]any{id.Tenant, id.Kind, id.ID, after, limit}, func(r pgx.CollectableRow) (journal.Event, error) {
+			var e journal.Event
+			err := r.Scan(&e.Seq, &e.Time, &e.Type, &e.Principal, &e.RequestID, &e.Data)
+			e.Time = e.Time.UTC()
+			return e, err
+		})
+}
+
+// FindIdempotency implements journal.Store.
+func (s *Store) FindIdempotency(ctx context.Context, id journal.Identity, key journal.IdempotencyKey,
+) (journal.Idempotency, bool, error) {
+	if err := checkIdentity(id); err != nil {
+		return journal.Idempotency{}, false, err
+	}
+	if checkText("", key.Principal, "", key.Method, "", key.Key) != nil {
+		return journal.Idempotency{}, false, ctx.Err() // no such key can have been recorded
+	}
+	rec := journal.Idempotency{IdempotencyKey: key}
+	err := s.row(ctx, `
+		SELECT i.request_hash, i.response, i.expires FROM idempotency i
+		JOIN owner o ON o.tenant = i.tenant AND o.kind = i.kind AND o.id = i.id AND o.erasures = i.erasures
+		WHERE i.tenant = $1 AND i.kind = $2 AND i.id = $3
+		  AND i.principal = $4 AND i.method = $5 AND i.key = $6 AND i.expires > now()`,
+		[]any{id.Tenant, id.Kind, id.ID, key.Principal, key.Method, key.Key},
+		&rec.RequestHash, &rec.Response, &rec.Expires)
+	if isNoRows(err) {
+		return journal.Idempotency{}, false, nil
+	}
+	if err != nil {
+		return journal.Idempotency{}, false, err
+	}
+	rec.Expires = rec.Expires.UTC()
+	return rec, true, nil
+}
+
+// DueWakeups implements journal.Store.
+func (s *Store) DueWakeups(ctx context.Context, now time.Time, limit int) ([]journal.DueWakeup, error) {
+	if limit <= 0 {
+		return nil, nil
+	}
+	return collect(ctx, s.commits, `
+		SELECT tenant, kind, id, key, due FROM wakeups
+		WHERE due <= $1 ORDER BY due, tenant, kind, id, key LIMIT $2`,
+		[]any{now, limit}, func(r pgx.CollectableRow) (journal.DueWakeup, error) {
+			var d journal.DueWakeup
+			err := r.Scan(&d.Identity.Tenant, &d.Identity.Kind, &d.Identity.ID, &d.Key, &d.Due)
+			d.Due = d.Due.UTC()
+			return d, err
+		})
+}
+
+// collect reads all rows of a bounded query.
+func collect[T any](ctx context.Context, p *pool, query string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
+	var out []T
+	err := p.read(ctx, func(ctx context.Context, q querier) error {
+		rows, err := q.Query(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		out, err = pgx.AppendRows([]T(nil), rows, scan)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
