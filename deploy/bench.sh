@@ -39,6 +39,7 @@ part p1 gobench "one node, 64-byte calls, medians of $p1_time rounds" ./cluster/
 part p3 "$bench" p3 -docs "$p3_docs" -latency-docs "$p3_latency"
 part p4 gobench "10 best, 384 dimensions or 80 words a chunk" ./actors/search 'P4' "$p4_time"
 part p5 "$bench" p5 -tenants "$p5_tenants"
+part p5 "$bench" large -docs 1000
 part store gobench "SQLite, synchronous=FULL, 300-byte events" ./storage/embedded '^Benchmark(Append|Activate)$' "$store_time"
 part store gobench "SQLite, 2,000 rows of 1 KB or 384 dimensions an operation" ./storage/embedded '^BenchmarkPut(Chunks|Vectors)$' "$bulk_time"
 

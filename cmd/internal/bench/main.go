@@ -5,6 +5,7 @@
 //
 //	go run ./cmd/internal/bench p3 -docs 2000 -kbs 1,10,100,1000
 //	go run ./cmd/internal/bench p5 -tenants 10000
+//	go run ./cmd/internal/bench large -docs 1000
 //	go test -run xxx -bench . ./cluster/bench | go run ./cmd/internal/bench report
 //
 // Every figure stands beside its limit or peer of the same run. On standard
@@ -49,6 +50,8 @@ func run(ctx context.Context, args []string) error {
 			return p3(ctx, args[1:])
 		case "p5":
 			return p5(ctx, args[1:])
+		case "large":
+			return large(ctx, args[1:])
 		case "report":
 			return report(os.Stdin)
 		case "header":
@@ -56,7 +59,7 @@ func run(ctx context.Context, args []string) error {
 			return nil
 		}
 	}
-	return errors.New("usage: bench p3|p5|report|header [flags]")
+	return errors.New("usage: bench p3|p5|large|report|header [flags]")
 }
 
 // header begins the table.
