@@ -32,7 +32,7 @@ func (s *Store) SaveIndex(ctx context.Context, f journal.Fence, data []byte) err
 	if err := checkIdentity(f.Identity); err != nil {
 		return err
 	}
-	row := indexRow{sum: s.codec.sum(data)}
+	row := indexRow{sum: s.codec.Sum(data)}
 	if len(data) > indexInline {
 		return s.saveParts(ctx, f, row, data)
 	}
@@ -167,7 +167,7 @@ func (s *Store) indexData(ctx context.Context, id journal.Identity, row indexRow
 			}
 		}
 		if complete {
-			if s.codec.sum(data) != row.sum {
+			if s.codec.Sum(data) != row.sum {
 				return nil, fmt.Errorf("%w: search index of %s", journal.ErrCorrupt, id)
 			}
 			return data, nil

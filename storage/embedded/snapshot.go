@@ -37,8 +37,8 @@ func (s *Store) SaveSnapshot(ctx context.Context, f journal.Fence, snap journal.
 	if err := checkIdentity(f.Identity); err != nil {
 		return err
 	}
-	state, packed := s.codec.pack(snap.State)
-	sum := int64(s.codec.sum(snap.State))
+	state, packed := s.codec.Pack(snap.State)
+	sum := int64(s.codec.Sum(snap.State))
 	return s.write(ctx, 256+len(state), func(t *txn) error {
 		o, err := holder(t, f)
 		switch {
@@ -82,7 +82,7 @@ func (s *Store) LoadSnapshot(ctx context.Context, id journal.Identity) (journal.
 	if err != nil {
 		return journal.Snapshot{}, err
 	}
-	if snap.State, err = s.codec.unpack(stored, packed, sum); err != nil {
+	if snap.State, err = s.codec.Unpack(stored, packed, sum); err != nil {
 		return journal.Snapshot{}, fmt.Errorf("state of %s at %d: %w", id, snap.Seq, err)
 	}
 	return snap, nil

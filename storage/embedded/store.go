@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/storage/internal/codec"
 )
 
 // Config says where and how to keep the data.
@@ -35,7 +36,7 @@ type Store struct {
 	lock   *os.File
 	read   *reader
 	writer *writer
-	codec  *codec
+	codec  *codec.Codec
 	files  *blobFiles
 
 	bootGen int64 // generations at or below it belong to an earlier run
@@ -90,7 +91,7 @@ func (s *Store) open(ctx context.Context) error {
 	if s.lock, err = lockFolder(s.dir); err != nil {
 		return err
 	}
-	if s.codec, err = newCodec(); err != nil {
+	if s.codec, err = codec.New(); err != nil {
 		return err
 	}
 	if s.files, err = openBlobFiles(s.dir); err != nil {
@@ -156,7 +157,7 @@ func (s *Store) release() error {
 		errs = append(errs, s.writer.db.Close())
 	}
 	if s.codec != nil {
-		s.codec.close()
+		s.codec.Close()
 	}
 	if s.lock != nil {
 		errs = append(errs, s.lock.Close())

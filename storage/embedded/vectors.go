@@ -24,7 +24,7 @@ func (s *Store) PutVectors(ctx context.Context, sc journal.Scope, model string, 
 			return err
 		}
 		var err error
-		if packed[i], err = s.codec.packVectors(v[i].Data); err != nil {
+		if packed[i], err = s.codec.PackVectors(v[i].Data); err != nil {
 			return fmt.Errorf("vectors of chunk %s: %w", v[i].Hash, err)
 		}
 	}
@@ -83,7 +83,7 @@ func (s *Store) VectorsByHash(ctx context.Context, sc journal.Scope, model strin
 				return classify(err)
 			}
 			var err error
-			if v.Data, err = s.codec.unpackVectors(data); err != nil {
+			if v.Data, err = s.codec.UnpackVectors(data); err != nil {
 				return fmt.Errorf("chunk %s: %w", v.Hash, err)
 			}
 			out[v.Hash] = v

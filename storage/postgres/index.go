@@ -64,7 +64,7 @@ func (s *Store) SaveIndex(ctx context.Context, f journal.Fence, data []byte) err
 	if err := checkIdentity(f.Identity); err != nil {
 		return err
 	}
-	save := &indexSave{fence: f, sum: s.codec.sum(data), inline: blob(data)}
+	save := &indexSave{fence: f, sum: s.codec.Sum(data), inline: blob(data)}
 	if len(data) > indexInline {
 		save.inline = []byte{}
 		if err := s.saveParts(ctx, save, data); err != nil {
@@ -195,7 +195,7 @@ func (s *Store) LoadIndex(ctx context.Context, id journal.Identity) ([]byte, err
 		return nil, fmt.Errorf("%w: search index of %s", journal.ErrNotFound, id)
 	case read != parts:
 		return nil, fmt.Errorf("%w: search index of %s lacks parts", journal.ErrCorrupt, id)
-	case int64(s.codec.sum(data)) != sum:
+	case int64(s.codec.Sum(data)) != sum:
 		return nil, fmt.Errorf("%w: search index of %s", journal.ErrCorrupt, id)
 	}
 	return data, nil

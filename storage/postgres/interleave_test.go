@@ -159,16 +159,16 @@ func fencedWrites() []fencedWrite {
 		}},
 		{"snapshot", func(_ *testing.T, s *Store, f journal.Fence, head int64) func(context.Context, querier) error {
 			return func(ctx context.Context, q querier) error {
-				return saveSnapshotOn(ctx, q, f, head, false, int64(s.codec.sum([]byte("stale"))), []byte("stale"))
+				return saveSnapshotOn(ctx, q, f, head, false, int64(s.codec.Sum([]byte("stale"))), []byte("stale"))
 			}
 		}},
 		{"index", func(_ *testing.T, s *Store, f journal.Fence, _ int64) func(context.Context, querier) error {
-			save := &indexSave{fence: f, sum: s.codec.sum([]byte("stale")), inline: []byte("stale")}
+			save := &indexSave{fence: f, sum: s.codec.Sum([]byte("stale")), inline: []byte("stale")}
 			return save.publishOn
 		}},
 		{"index in parts", func(t *testing.T, s *Store, f journal.Fence, _ int64) func(context.Context, querier) error {
 			data := make([]byte, indexPart+1)
-			save := &indexSave{fence: f, sum: s.codec.sum(data), inline: []byte{}}
+			save := &indexSave{fence: f, sum: s.codec.Sum(data), inline: []byte{}}
 			check(t, s.saveParts(t.Context(), save, data))
 			return save.publishOn
 		}},

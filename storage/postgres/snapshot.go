@@ -36,8 +36,8 @@ func (s *Store) SaveSnapshot(ctx context.Context, f journal.Fence, snap journal.
 	if snap.Seq < 0 {
 		return fmt.Errorf("%w: snapshot at %d", ErrInvalid, snap.Seq)
 	}
-	state, packed := s.codec.pack(snap.State)
-	sum := int64(s.codec.sum(snap.State))
+	state, packed := s.codec.Pack(snap.State)
+	sum := int64(s.codec.Sum(snap.State))
 	return s.commits.write(ctx, func(ctx context.Context, q querier) error {
 		return saveSnapshotOn(ctx, q, f, snap.Seq, packed, sum, blob(state))
 	})
@@ -76,7 +76,7 @@ func (s *Store) LoadSnapshot(ctx context.Context, id journal.Identity) (journal.
 	if err != nil {
 		return journal.Snapshot{}, err
 	}
-	if snap.State, err = s.codec.unpack(stored, packed, uint32(sum)); err != nil {
+	if snap.State, err = s.codec.Unpack(stored, packed, uint32(sum)); err != nil {
 		return journal.Snapshot{}, fmt.Errorf("state of %s at %d: %w", id, snap.Seq, err)
 	}
 	return snap, nil

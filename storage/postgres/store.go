@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/storage/internal/codec"
 )
 
 // Store implements journal.Store, journal.BlobStore and journal.ChunkStore on
@@ -19,7 +20,7 @@ type Store struct {
 	log     *slog.Logger
 	commits *pool // appends, acquisitions, reads
 	bulk    *pool // blobs, chunks, vectors, indexes, erasure, collection
-	codec   *codec
+	codec   *codec.Codec
 	append  [appendShapes]string // statements by what a batch carries
 
 	outcomes  outcomes
@@ -60,7 +61,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 
 func (s *Store) open(ctx context.Context, cfg Config) error {
 	var err error
-	if s.codec, err = newCodec(); err != nil {
+	if s.codec, err = codec.New(); err != nil {
 		return err
 	}
 	commits, bulk := cfg.shares()
@@ -113,7 +114,7 @@ func (s *Store) release() {
 		}
 	}
 	if s.codec != nil {
-		s.codec.close()
+		s.codec.Close()
 	}
 }
 

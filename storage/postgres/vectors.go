@@ -33,7 +33,7 @@ func (s *Store) PutVectors(ctx context.Context, sc journal.Scope, model string, 
 		if err := checkKeys("chunk hash", v[i].Hash); err != nil {
 			return err
 		}
-		data, err := s.codec.packVectors(v[i].Data)
+		data, err := s.codec.PackVectors(v[i].Data)
 		if err != nil {
 			return fmt.Errorf("vectors of chunk %s: %w", v[i].Hash, err)
 		}
@@ -95,7 +95,7 @@ func (s *Store) VectorsByHash(ctx context.Context, sc journal.Scope, model strin
 				return struct{}{}, err
 			}
 			var err error
-			if v.Data, err = s.codec.unpackVectors(data); err != nil {
+			if v.Data, err = s.codec.UnpackVectors(data); err != nil {
 				return struct{}{}, fmt.Errorf("chunk %s: %w", v.Hash, err)
 			}
 			out[v.Hash] = v

@@ -1,4 +1,7 @@
-package embedded
+// Package codec is the stored form of states and vectors, the same in every
+// store: packed where that pays, with a checksum that is verified when read.
+// Damage is journal.ErrCorrupt.
+package codec
 
 import (
 	"encoding/binary"
@@ -14,35 +17,37 @@ import (
 // packMin is the size from which packing a state is tried, in bytes.
 const packMin = 512
 
-// codec packs states and writes vectors; safe for concurrent use.
-type codec struct {
+// Codec packs states and writes vectors; safe for concurrent use.
+type Codec struct {
 	enc *zstd.Encoder
 	dec *zstd.Decoder
 	crc *crc32.Table
 }
 
-func newCodec() (*codec, error) {
+// New makes a codec; Close ends it.
+func New() (*Codec, error) {
 	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(2), zstd.WithEncoderLevel(zstd.SpeedFastest))
 	if err != nil {
-		return nil, fmt.Errorf("embedded: zstd: %w", err)
+		return nil, fmt.Errorf("codec: zstd: %w", err)
 	}
 	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(2))
 	if err != nil {
-		return nil, fmt.Errorf("embedded: zstd: %w", err)
+		return nil, fmt.Errorf("codec: zstd: %w", err)
 	}
-	return &codec{enc: enc, dec: dec, crc: crc32.MakeTable(crc32.Castagnoli)}, nil
+	return &Codec{enc: enc, dec: dec, crc: crc32.MakeTable(crc32.Castagnoli)}, nil
 }
 
-func (c *codec) close() {
+// Close ends the codec.
+func (c *Codec) Close() {
 	_ = c.enc.Close() // was never given a stream
 	c.dec.Close()
 }
 
-// sum is the CRC-32C of b.
-func (c *codec) sum(b []byte) uint32 { return crc32.Checksum(b, c.crc) }
+// Sum is the CRC-32C of b.
+func (c *Codec) Sum(b []byte) uint32 { return crc32.Checksum(b, c.crc) }
 
-// pack compresses b if that saves at least a tenth.
-func (c *codec) pack(b []byte) (stored []byte, packed bool) {
+// Pack compresses b if that saves at least a tenth.
+func (c *Codec) Pack(b []byte) (stored []byte, packed bool) {
 	if len(b) < packMin {
 		return b, false
 	}
@@ -53,8 +58,8 @@ func (c *codec) pack(b []byte) (stored []byte, packed bool) {
 	return z, true
 }
 
-// unpack reverses pack and verifies the checksum of the result.
-func (c *codec) unpack(stored []byte, packed bool, sum uint32) ([]byte, error) {
+// Unpack reverses Pack and verifies the checksum of the result.
+func (c *Codec) Unpack(stored []byte, packed bool, sum uint32) ([]byte, error) {
 	b := stored
 	if packed {
 		var err error
@@ -62,7 +67,7 @@ func (c *codec) unpack(stored []byte, packed bool, sum uint32) ([]byte, error) {
 			return nil, fmt.Errorf("%w: unpack: %w", journal.ErrCorrupt, err)
 		}
 	}
-	if c.sum(b) != sum {
+	if c.Sum(b) != sum {
 		return nil, fmt.Errorf("%w: checksum differs", journal.ErrCorrupt)
 	}
 	return b, nil
@@ -80,14 +85,14 @@ const (
 	vectorTail   = 4
 )
 
-// packVectors encodes windows of equal dimension.
-func (c *codec) packVectors(data [][]float32) ([]byte, error) {
+// PackVectors encodes windows of equal dimension.
+func (c *Codec) PackVectors(data [][]float32) ([]byte, error) {
 	dims := 0
 	if len(data) > 0 {
 		dims = len(data[0])
 	}
 	if len(data) > math.MaxUint16 {
-		return nil, fmt.Errorf("embedded: %d windows in one chunk, at most %d", len(data), math.MaxUint16)
+		return nil, fmt.Errorf("codec: %d windows in one chunk, at most %d", len(data), math.MaxUint16)
 	}
 	b := make([]byte, vectorHead, vectorHead+4*dims*len(data)+vectorTail)
 	b[0] = vectorFormat
@@ -95,22 +100,22 @@ func (c *codec) packVectors(data [][]float32) ([]byte, error) {
 	binary.LittleEndian.PutUint32(b[4:], uint32(dims))
 	for _, w := range data {
 		if len(w) != dims {
-			return nil, fmt.Errorf("embedded: windows of %d and %d dimensions in one chunk", dims, len(w))
+			return nil, fmt.Errorf("codec: windows of %d and %d dimensions in one chunk", dims, len(w))
 		}
 		for _, x := range w {
 			b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
 		}
 	}
-	return binary.LittleEndian.AppendUint32(b, c.sum(b)), nil
+	return binary.LittleEndian.AppendUint32(b, c.Sum(b)), nil
 }
 
-// unpackVectors decodes and verifies; the windows share one array.
-func (c *codec) unpackVectors(b []byte) ([][]float32, error) {
+// UnpackVectors decodes and verifies; the windows share one array.
+func (c *Codec) UnpackVectors(b []byte) ([][]float32, error) {
 	if len(b) < vectorHead+vectorTail || b[0] != vectorFormat {
 		return nil, fmt.Errorf("%w: vectors: unknown layout", journal.ErrCorrupt)
 	}
 	body, tail := b[:len(b)-vectorTail], b[len(b)-vectorTail:]
-	if c.sum(body) != binary.LittleEndian.Uint32(tail) {
+	if c.Sum(body) != binary.LittleEndian.Uint32(tail) {
 		return nil, fmt.Errorf("%w: vectors: checksum differs", journal.ErrCorrupt)
 	}
 	windows := int(binary.LittleEndian.Uint16(body[2:]))
