@@ -21,6 +21,6 @@ func run() int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second ^C ends the process at once
 	env := cli.OSEnv()
-	env.ExtraCommands = []*cobra.Command{node.ServeCommand(), node.ParseWorkerCommand()}
+	env.ExtraCommands = []*cobra.Command{node.ServeCommand(), node.TokenCommand(), node.ParseWorkerCommand()}
 	return cli.Execute(ctx, cli.Root(env))
 }

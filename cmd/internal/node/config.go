@@ -36,6 +36,7 @@ type Config struct {
 	// AllowedOrigins are web origins whose pages may call the API.
 	AllowedOrigins []string       `yaml:"allowed_origins"`
 	Auth           AuthConfig     `yaml:"auth"`
+	TLS            TLSConfig      `yaml:"tls"`
 	Fetch          FetchConfig    `yaml:"fetch"`
 	Parse          ParseConfig    `yaml:"parse"`
 	Embedding      EmbedderConfig `yaml:"embedding"`
@@ -46,6 +47,16 @@ type Config struct {
 type AuthConfig struct {
 	// KeyFile holds the Ed25519 key that signs tokens. With Dev: Data/dev-key.
 	KeyFile string `yaml:"key_file"`
+}
+
+// TLSConfig says how the API is encrypted on the wire.
+type TLSConfig struct {
+	// CertFile and KeyFile are the certificate chain and its key (PEM).
+	CertFile string `yaml:"cert_file"`
+	KeyFile  string `yaml:"key_file"`
+	// Upstream: something in front of this server does TLS. Without it and without
+	// a certificate the server listens on loopback addresses only.
+	Upstream bool `yaml:"upstream"`
 }
 
 // FetchConfig bounds URL sources.
@@ -153,8 +164,12 @@ func (c *Completed) checkBasics() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		errs = append(errs, configErrorf("listen: %w", err))
-	} else if c.Dev && !loopback(c.Listen) {
-		errs = append(errs, configErrorf("listen: --dev serves without TLS and so only on a loopback address, not on %q", c.Listen))
+	} else if !loopback(c.Listen) && !c.encrypted() {
+		errs = append(errs, configErrorf("listen: without TLS only on a loopback address, not on %q; set tls.cert_file and "+
+			"tls.key_file, or tls.upstream if something in front of this server does TLS", c.Listen))
+	}
+	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
+		errs = append(errs, configErrorf("tls: cert_file and key_file belong together"))
 	}
 	if c.Auth.KeyFile == "" {
 		errs = append(errs, configErrorf("auth.key_file: nobody could call this server; name a key file, or use --dev"))
@@ -170,6 +185,12 @@ func (c *Completed) checkBasics() error {
 		errs = append(errs, configErrorf("parse, memory: negative values mean nothing"))
 	}
 	return errors.Join(errs...)
+}
+
+// encrypted reports whether what leaves this machine is; a development server
+// gives everybody the same token and is for this machine only.
+func (c *Completed) encrypted() bool {
+	return !c.Dev && (c.TLS.Upstream || c.TLS.CertFile != "")
 }
 
 // loopback reports whether an address can only be reached from this machine.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -208,7 +209,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if n.listener, err = (&net.ListenConfig{}).Listen(ctx, "tcp", n.cfg.Listen); err != nil {
+	if n.listener, err = n.listen(ctx); err != nil {
 		return err
 	}
 	go func() { n.served <- n.gateway.Serve(context.WithoutCancel(ctx), n.listener) }()
@@ -218,6 +219,31 @@ func (n *Node) startGateway(ctx context.Context) error {
 		return n.gateway.Shutdown(ctx)
 	})
 	return nil
+}
+
+// listen opens the port, with TLS if a certificate is set.
+func (n *Node) listen(ctx context.Context) (net.Listener, error) {
+	var conf *tls.Config
+	if t := n.cfg.TLS; t.CertFile != "" {
+		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("tls: %w", err)
+		}
+		conf = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", n.cfg.Listen)
+	if err != nil || conf == nil {
+		return l, err
+	}
+	return tls.NewListener(l, conf), nil
+}
+
+// URL is where clients on this machine reach the API.
+func (n *Node) URL() string {
+	if n.cfg.TLS.CertFile != "" {
+		return "https://" + n.Addr().String()
+	}
+	return "http://" + n.Addr().String()
 }
 
 // uploadKey signs upload tokens; it is derived from the signing key, so that

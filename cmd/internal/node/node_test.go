@@ -401,3 +401,40 @@ func TestDevTokenIsPrivate(t *testing.T) {
 		t.Fatalf("mode %v, %v", info.Mode(), err)
 	}
 }
+
+// A token issued with the server's key works, with its role and no more; the
+// usage is checked.
+func TestIssuedTokenWorksWithItsRole(t *testing.T) {
+	s := nodetest.Start(t)
+	issue := func(args ...string) (string, error) {
+		var out strings.Builder
+		cmd := node.TokenCommand()
+		cmd.SetArgs(append([]string{"issue", "--key-file", filepath.Join(s.Data, "dev-key")}, args...))
+		cmd.SetOut(&out)
+		cmd.SetErr(io.Discard)
+		cmd.SilenceUsage, cmd.SilenceErrors = true, true
+		err := cmd.ExecuteContext(t.Context())
+		return strings.TrimSpace(out.String()), err
+	}
+	token, err := issue("--tenant", "acme", "--role", "viewer")
+	if err != nil {
+		t.Fatal(err)
+	}
+	createKB(t, s, "handbook") // of tenant dev
+	viewer := nodetest.Dial(t, s.URL, token)
+	list, err := viewer.KBs.ListKnowledgeBases(t.Context(), &granaryv1.ListKnowledgeBasesRequest{})
+	if err != nil || len(list.GetKnowledgeBases()) != 0 {
+		t.Errorf("another tenant's viewer sees %v, %v", list, err)
+	}
+	if _, err := viewer.KBs.GetKnowledgeBase(t.Context(), &granaryv1.GetKnowledgeBaseRequest{Name: "handbook"}); reason(t, err) != "KNOWLEDGE_BASE_NOT_FOUND" {
+		t.Error(err)
+	}
+	if _, err := viewer.KBs.CreateKnowledgeBase(t.Context(), &granaryv1.CreateKnowledgeBaseRequest{KnowledgeBaseId: "x"}); reason(t, err) != "PERMISSION_DENIED" {
+		t.Error(err)
+	}
+	for _, bad := range [][]string{{"--tenant", "../x"}, {"--tenant", "a", "--role", "root"}, {"--tenant", "a", "--ttl", "-1h"}, {}} {
+		if out, err := issue(bad...); err == nil || out != "" {
+			t.Errorf("%v gave a token, %v", bad, err)
+		}
+	}
+}

@@ -115,10 +115,10 @@ func (n *Node) Welcome(out io.Writer) error {
 		return err
 	}
 	path := filepath.Join(n.cfg.Data, "dev-token")
-	if err := writeSecret(path, string(token)+"\n"); err != nil {
+	if err := writeSecret(path, token.Reveal()+"\n"); err != nil {
 		return err
 	}
-	server, data := "http://"+n.Addr().String(), ""
+	server, data := n.URL(), ""
 	if n.cfg.Data != "data" {
 		data = " --data " + n.cfg.Data
 	}
