@@ -42,6 +42,10 @@ bench: ## Run the benchmarks, each beside its peer or limit in the same run
 fuzz: ## Fuzz everything that reads bytes from outside, FUZZTIME each (default 20s)
 	@deploy/fuzz.sh
 
+.PHONY: sim
+sim: ## Play a million schedules of the ownership protocol (SCHEDULES)
+	@deploy/sim.sh
+
 .PHONY: vet
 vet: ## go vet
 	$(GO) vet ./...
