@@ -14,7 +14,6 @@ const MaxCrashes = 5
 const (
 	ReasonQuarantined = "QUARANTINED"
 	ReasonDuplicate   = "DOCUMENT_DUPLICATE"
-	ReasonNoRetries   = "RETRIES_EXHAUSTED"
 )
 
 // ErrStale marks a report from a run that is not the document's current one. It is
