@@ -126,7 +126,7 @@ func (c *core) read(ctx context.Context, restore func([]byte) (state, error)) *l
 		m.err = err
 		return m
 	}
-	m.fence, m.head, m.err = c.deps.Store.Acquire(ctx, c.id, c.deps.Node)
+	m.fence, m.head, m.err = c.deps.Store.Acquire(ctx, c.id, journal.Claim{Node: c.deps.Node})
 	if m.err != nil {
 		return m
 	}
@@ -281,7 +281,7 @@ func (c *core) commit(fence journal.Fence, owned bool, b journal.Batch) {
 	if !owned {
 		var head int64
 		var err error
-		if fence, head, err = c.deps.Store.Acquire(ctx, c.id, c.deps.Node); err != nil {
+		if fence, head, err = c.deps.Store.Acquire(ctx, c.id, journal.Claim{Node: c.deps.Node}); err != nil {
 			c.tell(&committedMsg{err: fmt.Errorf("%w: %w", journal.ErrUnavailable, err)})
 			return
 		}

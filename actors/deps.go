@@ -29,6 +29,22 @@ type Asker interface {
 	Ask(ctx context.Context, kind, tenant, id string, msg proto.Message) (proto.Message, error)
 }
 
+// Ownership is what this node knows of its right to the grains it hosts. It is
+// asked on every call: it reads memory and never blocks.
+type Ownership interface {
+	// Claim is by what right this node may take a grain over; ok is false while
+	// the view this node knows places it elsewhere, or the node gives up what it has.
+	Claim(id journal.Identity) (c journal.Claim, ok bool)
+	// Lease tells the term of the node's lease, and whether it can be relied on
+	// now. A statement that was sent and answered in one term, with ok both
+	// times, proves the fence it used until that term ends.
+	Lease() (term uint64, ok bool)
+	// Lone tells that no other node shares the store, now or later.
+	Lone() bool
+	// Outdated reports that the store knows a newer view than this node.
+	Outdated()
+}
+
 // ParseRequest is a source to parse.
 type ParseRequest struct {
 	Name      string    // file name, tells the type when nothing else does
@@ -68,6 +84,7 @@ type Deps struct {
 	Blobs    journal.BlobStore
 	Chunks   journal.ChunkStore
 	Asker    Asker
+	Owner    Ownership // nil: the node is alone
 	Parser   Parser
 	Fetcher  Fetcher
 	Embedder Embedder

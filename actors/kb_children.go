@@ -125,7 +125,7 @@ func (g *kbGrain) workerProps(d *kb.Document) *actor.Props {
 	opt := chunk.DefaultOptions()
 	opt.TargetWords, opt.MaxWords, opt.OverlapSentences = eff.TargetWords, eff.MaxWords, eff.OverlapSentences
 	opt.MaxBlockWords = max(opt.MaxBlockWords, 2*eff.MaxWords)
-	j := job{deps: g.deps, scope: g.scope(), kbID: g.id.ID, doc: d,
+	j := job{deps: g.deps, scope: g.scope(), fence: g.fence, kbID: g.id.ID, doc: d,
 		options: opt, slots: int(s.limits.ConcurrentProcessing), report: g.tell}
 	end := g.deps.runs.begin(j.scope, d.Attempt)
 	return actor.PropsFromProducer(func() actor.Actor { return &worker{job: j, end: end} })

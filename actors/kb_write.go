@@ -46,10 +46,15 @@ func (g *kbGrain) handleWrite(c call, m *nodev1.KnowledgeBaseCall) {
 		w.keyed = make(map[journal.IdempotencyKey][]call)
 	}
 	w.keyed[key] = nil
+	fence := g.fence
+	if !g.owned { // nobody ever wrote, so there is no record
+		g.foundKey(&foundKeyMsg{call: c, msg: m, key: key})
+		return
+	}
 	go func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context()), commitTimeout)
 		defer cancel()
-		rec, ok, err := g.deps.Store.FindIdempotency(ctx, g.id, key)
+		rec, ok, err := g.deps.Store.FindIdempotency(ctx, fence, key)
 		g.tell(&foundKeyMsg{call: c, msg: m, key: key, rec: rec, ok: ok, err: err})
 	}()
 }

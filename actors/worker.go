@@ -21,6 +21,7 @@ import (
 type job struct {
 	deps    *Deps
 	scope   journal.Scope
+	fence   journal.Fence // of the knowledge base when the run began
 	kbID    string
 	doc     *kb.Document // immutable
 	options chunk.Options
@@ -250,7 +251,7 @@ func (j *job) write(ctx context.Context, chunks []pipeline.Chunk, content kb.Con
 	if len(rows) == 0 {
 		return nil, nil
 	}
-	if err := j.deps.Chunks.PutChunks(ctx, j.attempt(), rows); err != nil {
+	if err := j.deps.Chunks.PutChunks(ctx, j.fence, j.attempt(), rows); err != nil {
 		return nil, err
 	}
 	segment, err := search.BuildSegment([]search.SegmentDoc{segmentDoc(j.doc, j.doc.Version, j.doc.Attempt, content, chunks, nil)})
@@ -366,7 +367,7 @@ func (j *job) compute(ctx context.Context, model string, in []embed.Input, hashe
 		fresh[i] = journal.Vectors{Hash: hashes[i], Space: uint8(e.Space), Data: e.Vectors}
 	}
 	if len(fresh) > 0 {
-		if err := j.deps.Chunks.PutVectors(context.WithoutCancel(ctx), j.scope, model, fresh); err != nil {
+		if err := j.deps.Chunks.PutVectors(context.WithoutCancel(ctx), j.fence, j.scope, model, fresh); err != nil {
 			return nil, err
 		}
 		j.progressed = true

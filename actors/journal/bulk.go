@@ -81,22 +81,27 @@ type Vectors struct {
 // knowledge base, so that a crash or a new version repeats no finished chunk.
 type ChunkStore interface {
 	// PutChunks writes all chunks of an attempt, replacing what that attempt had.
-	PutChunks(ctx context.Context, a Attempt, chunks []Chunk) error
+	// f is the fence of the knowledge base: ErrFenced when it is stale, and then
+	// no row is left.
+	PutChunks(ctx context.Context, f Fence, a Attempt, chunks []Chunk) error
 	// Chunks reads an attempt's chunks with Ordinal > after, in order, up to limit.
 	Chunks(ctx context.Context, s Scope, attempt string, after, limit int) ([]Chunk, error)
 	// ChunksByRef reads the chunks named, in the order asked; unknown ones are left out of the map.
 	ChunksByRef(ctx context.Context, s Scope, refs []ChunkRef) (map[ChunkRef]Chunk, error)
 	// CountChunks counts an attempt's chunks, and those of them whose hash has vectors under model.
 	CountChunks(ctx context.Context, s Scope, attempt, model string) (chunks, embedded int, err error)
-	// PutVectors stores vectors; existing hashes are kept as they are.
-	PutVectors(ctx context.Context, s Scope, model string, v []Vectors) error
+	// PutVectors stores vectors; existing hashes are kept as they are. Fenced as
+	// PutChunks.
+	PutVectors(ctx context.Context, f Fence, s Scope, model string, v []Vectors) error
 	// VectorsByHash returns the vectors known for these hashes.
 	VectorsByHash(ctx context.Context, s Scope, model string, hashes []string) (map[string]Vectors, error)
 	// DeleteAttempts removes the chunks of these attempts and the vectors that
 	// no remaining chunk of the scope refers to. Returns the number of chunks removed.
 	DeleteAttempts(ctx context.Context, s Scope, attempts []string) (int, error)
-	// DeleteScope removes every chunk and vector of the scope.
+	// DeleteScope removes every chunk and vector of the scope. It first waits for
+	// writes of an earlier owner that have begun, so that none comes after it.
 	DeleteScope(ctx context.Context, s Scope) (chunks, vectors int, err error)
-	// AttemptsOf lists the attempts that have chunk rows in the scope, for collection.
+	// AttemptsOf lists the attempts that have chunk rows in the scope, for
+	// collection. It waits for writes under way as DeleteScope does.
 	AttemptsOf(ctx context.Context, s Scope) ([]Attempt, error)
 }

@@ -35,6 +35,11 @@ var (
 	ErrNotFound = errors.New("journal: not found")
 	// ErrLocked: a second process holds the data folder.
 	ErrLocked = errors.New("journal: data folder is in use by another process")
+	// ErrNotPlaced: the store's view is not the one the claim names, or places
+	// the grain on another node. Nothing was changed; look at the view again.
+	ErrNotPlaced = errors.New("journal: the grain is placed elsewhere, or the view has moved on")
+	// ErrHeld is wrapped by [HeldError].
+	ErrHeld = errors.New("journal: the last owner may still answer reads")
 	// ErrCorrupt: stored bytes do not match their checksum.
 	ErrCorrupt = errors.New("journal: stored data is corrupt")
 )
@@ -48,6 +53,32 @@ type Identity struct {
 
 // String gives kind/tenant/id, for logs.
 func (i Identity) String() string { return i.Kind + "/" + i.Tenant + "/" + i.ID }
+
+// HeldError says for how long an acquisition must wait, unless the last owner
+// releases the grain, leaves or is given up before.
+type HeldError struct {
+	By         string        // the node, as in [Fence]
+	RetryAfter time.Duration // at most one lease
+}
+
+// Error names the holder and the time.
+func (e *HeldError) Error() string { return ErrHeld.Error() + ": " + e.By }
+
+// Unwrap gives [ErrHeld].
+func (e *HeldError) Unwrap() error { return ErrHeld }
+
+// Claim is by what right a node takes a grain over. A store that keeps a view
+// of the cluster grants it only if that view is the claim's.
+type Claim struct {
+	Node string // name#boot; of a node that is alone, its name
+	// View is the version of the view that places the grain on the node; 0 for
+	// a node that is alone and keeps none.
+	View int64
+	// Since is the first of the views up to View that all place it there, as the
+	// node has seen them, and SinceTime when it was committed, by the store's clock.
+	Since     int64
+	SinceTime time.Time
+}
 
 // Fence is the proof of ownership an activation holds.
 type Fence struct {
@@ -111,6 +142,24 @@ type Batch struct {
 	SetWakeups   []Wakeup      // inserted or moved
 	ClearWakeups []string      // keys removed; unknown keys are no error
 	ClaimBlobs   []string      // blob ids that now belong to this grain (see BlobStore)
+
+	SetDeadLetters   []DeadLetter // inserted or replaced
+	ClearDeadLetters []string     // keys removed; unknown keys are no error
+}
+
+// DeadLetter is work that was given up, kept where an operator finds it without
+// the grain being active.
+type DeadLetter struct {
+	Key    string    // unique inside the grain, e.g. a document id
+	Name   string    // what a person calls it, e.g. the document's name
+	Reason string    // stable reason, e.g. "QUARANTINED"
+	Since  time.Time // when it was given up
+}
+
+// DeadLetterRow is a dead letter together with its grain.
+type DeadLetterRow struct {
+	Identity Identity
+	DeadLetter
 }
 
 // Snapshot is a grain's state at Seq. It may lag the head; the events after it are replayed.
@@ -126,7 +175,11 @@ type Snapshot struct {
 type Store interface {
 	// Acquire takes the grain over: epoch+1 and a new activation. It creates
 	// the owner row of a grain never seen. Returns the head to replay to.
-	Acquire(ctx context.Context, id Identity, node string) (Fence, int64, error)
+	// ErrNotPlaced or a *HeldError when the view does not allow it (now).
+	Acquire(ctx context.Context, id Identity, c Claim) (Fence, int64, error)
+	// Verify tells whether f is still the current fence; ErrFenced when not.
+	// What it says was true at a moment after the call began.
+	Verify(ctx context.Context, f Fence) error
 	// Release gives the grain up; a stale fence is no error.
 	Release(ctx context.Context, f Fence) error
 	// Owner reads the owner row; ErrNotFound when the grain was never activated.
@@ -136,8 +189,10 @@ type Store interface {
 	Append(ctx context.Context, f Fence, b Batch) error
 	// Events reads up to limit events with Seq > after, in order.
 	Events(ctx context.Context, id Identity, after int64, limit int) ([]Event, error)
-	// FindIdempotency looks a key up; ok is false when unknown or expired.
-	FindIdempotency(ctx context.Context, id Identity, key IdempotencyKey) (rec Idempotency, ok bool, err error)
+	// FindIdempotency looks a key up under f, in one snapshot with the check that
+	// f is current; ErrFenced when it is not: a stale owner must not acknowledge
+	// what its successor wrote. ok is false when the key is unknown or expired.
+	FindIdempotency(ctx context.Context, f Fence, key IdempotencyKey) (rec Idempotency, ok bool, err error)
 	// SaveSnapshot stores s under the fence, replacing an older one; one that is
 	// older than what is stored is ignored. ErrFenced when the fence is stale.
 	SaveSnapshot(ctx context.Context, f Fence, s Snapshot) error
@@ -152,6 +207,10 @@ type Store interface {
 	DueWakeups(ctx context.Context, now time.Time, limit int) ([]DueWakeup, error)
 	// Erase removes everything of the grain but its owner row and its head
 	// (so that epochs and sequence numbers never start again): events,
-	// snapshots but one at the head, the index, idempotency records, wake-ups. Fenced.
+	// snapshots but one at the head, the index, idempotency records, wake-ups,
+	// dead letters. Fenced.
 	Erase(ctx context.Context, f Fence) error
+	// DeadLetters lists up to limit dead letters of all grains in the order of
+	// (tenant, kind, id, key), those after the row given; the zero row starts.
+	DeadLetters(ctx context.Context, after DeadLetterRow, limit int) ([]DeadLetterRow, error)
 }

@@ -19,7 +19,7 @@ const (
 // A second PutChunks or a deletion of the same attempt supersedes one that is
 // still being written, which then fails with journal.ErrUnavailable; nothing
 // of it was visible.
-func (s *Store) PutChunks(ctx context.Context, a journal.Attempt, chunks []journal.Chunk) error {
+func (s *Store) PutChunks(ctx context.Context, f journal.Fence, a journal.Attempt, chunks []journal.Chunk) error {
 	if err := checkAttempt(a, chunks); err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 // Acquire implements journal.Store.
-func (s *Store) Acquire(ctx context.Context, id journal.Identity, node string) (journal.Fence, int64, error) {
+func (s *Store) Acquire(ctx context.Context, id journal.Identity, c journal.Claim) (journal.Fence, int64, error) {
 	if err := checkIdentity(id); err != nil {
 		return journal.Fence{}, 0, err
 	}
@@ -21,7 +21,7 @@ func (s *Store) Acquire(ctx context.Context, id journal.Identity, node string) (
 	if err != nil {
 		return journal.Fence{}, 0, fmt.Errorf("embedded: new activation: %w", err)
 	}
-	f := journal.Fence{Identity: id, Activation: activation.String(), Node: node}
+	f := journal.Fence{Identity: id, Activation: activation.String(), Node: c.Node}
 	var head int64
 	err = s.write(ctx, 256, func(t *txn) error {
 		_, err := t.row(`
@@ -31,7 +31,7 @@ func (s *Store) Acquire(ctx context.Context, id journal.Identity, node string) (
 				epoch = owner.epoch + 1, activation = excluded.activation, node = excluded.node,
 				since = excluded.since, released = 0
 			RETURNING epoch, head`,
-			[]any{id.Tenant, id.Kind, id.ID, f.Activation, node, micros(s.now())}, &f.Epoch, &head)
+			[]any{id.Tenant, id.Kind, id.ID, f.Activation, c.Node, micros(s.now())}, &f.Epoch, &head)
 		return err
 	})
 	if err != nil {
@@ -104,9 +104,24 @@ func (s *Store) Events(ctx context.Context, id journal.Identity, after int64, li
 	return out, nil
 }
 
+// Verify implements journal.Store.
+func (s *Store) Verify(ctx context.Context, f journal.Fence) error {
+	o, err := s.Owner(ctx, f.Identity)
+	switch {
+	case errors.Is(err, journal.ErrNotFound):
+		return fenced(f)
+	case err != nil:
+		return err
+	case o.Epoch != f.Epoch || o.Activation != f.Activation || o.Released:
+		return fenced(f)
+	}
+	return nil
+}
+
 // FindIdempotency implements journal.Store.
-func (s *Store) FindIdempotency(ctx context.Context, id journal.Identity, key journal.IdempotencyKey,
+func (s *Store) FindIdempotency(ctx context.Context, f journal.Fence, key journal.IdempotencyKey,
 ) (journal.Idempotency, bool, error) {
+	id := f.Identity
 	if err := checkIdentity(id); err != nil {
 		return journal.Idempotency{}, false, err
 	}
@@ -152,4 +167,9 @@ func (s *Store) DueWakeups(ctx context.Context, now time.Time, limit int) ([]jou
 		return nil, err
 	}
 	return out, nil
+}
+
+// DeadLetters implements journal.Store.
+func (s *Store) DeadLetters(ctx context.Context, after journal.DeadLetterRow, limit int) ([]journal.DeadLetterRow, error) {
+	return nil, ctx.Err()
 }

@@ -49,7 +49,7 @@ const putNewChunks = `WITH guard AS MATERIALIZED (
 
 // PutChunks implements journal.ChunkStore: all or nothing, and readers see the
 // old chunks until the commit.
-func (s *Store) PutChunks(ctx context.Context, a journal.Attempt, chunks []journal.Chunk) error {
+func (s *Store) PutChunks(ctx context.Context, f journal.Fence, a journal.Attempt, chunks []journal.Chunk) error {
 	size, err := checkAttempt(a, chunks)
 	if err != nil {
 		return err

@@ -24,11 +24,11 @@ const acquire = `
 // has begun, and no longer than that can take. A lost answer is
 // journal.ErrUnavailable: nobody holds the fence it made, and acquiring again
 // makes the next one.
-func (s *Store) Acquire(ctx context.Context, id journal.Identity, node string) (journal.Fence, int64, error) {
-	if err := errors.Join(checkIdentity(id), checkText("node", node)); err != nil {
+func (s *Store) Acquire(ctx context.Context, id journal.Identity, c journal.Claim) (journal.Fence, int64, error) {
+	if err := errors.Join(checkIdentity(id), checkText("node", c.Node)); err != nil {
 		return journal.Fence{}, 0, err
 	}
-	f := journal.Fence{Identity: id, Node: node}
+	f := journal.Fence{Identity: id, Node: c.Node}
 	var head int64
 	deadline := time.Now().Add(commitTimeout)
 	for {
@@ -116,8 +116,9 @@ func (s *Store) Events(ctx context.Context, id journal.Identity, after int64, li
 }
 
 // FindIdempotency implements journal.Store.
-func (s *Store) FindIdempotency(ctx context.Context, id journal.Identity, key journal.IdempotencyKey,
+func (s *Store) FindIdempotency(ctx context.Context, f journal.Fence, key journal.IdempotencyKey,
 ) (journal.Idempotency, bool, error) {
+	id := f.Identity
 	if err := checkIdentity(id); err != nil {
 		return journal.Idempotency{}, false, err
 	}
@@ -140,6 +141,20 @@ func (s *Store) FindIdempotency(ctx context.Context, id journal.Identity, key jo
 	}
 	rec.Expires = rec.Expires.UTC()
 	return rec, true, nil
+}
+
+// Verify implements journal.Store.
+func (s *Store) Verify(ctx context.Context, f journal.Fence) error {
+	o, err := s.Owner(ctx, f.Identity)
+	switch {
+	case errors.Is(err, journal.ErrNotFound):
+		return fenced(f)
+	case err != nil:
+		return err
+	case o.Epoch != f.Epoch || o.Activation != f.Activation || o.Released:
+		return fenced(f)
+	}
+	return nil
 }
 
 // DueWakeups implements journal.Store.
@@ -173,4 +188,9 @@ func collect[T any](ctx context.Context, p *pool, query string, args []any, scan
 		return nil, err
 	}
 	return out, nil
+}
+
+// DeadLetters implements journal.Store.
+func (s *Store) DeadLetters(ctx context.Context, after journal.DeadLetterRow, limit int) ([]journal.DeadLetterRow, error) {
+	return nil, ctx.Err()
 }

@@ -21,7 +21,7 @@ type vectorRow struct {
 
 // PutVectors implements journal.ChunkStore. Many vectors are written in parts:
 // after a failure some may be there, which a checkpoint is for.
-func (s *Store) PutVectors(ctx context.Context, sc journal.Scope, model string, v []journal.Vectors) error {
+func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scope, model string, v []journal.Vectors) error {
 	if err := checkScope(sc); err != nil {
 		return err
 	}

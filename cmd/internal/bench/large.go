@@ -87,8 +87,13 @@ func seedLarge(ctx context.Context, store *watchedStore, docs int) error {
 			&kb.DocumentChunked{ID: doc, Version: 1, Attempt: attempt, Chunks: chunksPerKB, Model: "fixed-cost", Content: content},
 			&kb.DocumentIndexed{ID: doc, Version: 1, Attempt: attempt, Chunks: chunksPerKB, Model: "fixed-cost", Content: content})
 	}
-	err := inParallel(seeders, docs, func(i int) error {
-		return seedChunks(ctx, store, scope, ids[i].doc, ids[i].attempt, i)
+	kbID := journal.Identity{Kind: actors.KindKB, Tenant: tenantName(0), ID: seededKB}
+	fence, _, err := store.Acquire(ctx, kbID, journal.Claim{Node: "seed"})
+	if err != nil {
+		return err
+	}
+	err = inParallel(seeders, docs, func(i int) error {
+		return seedChunks(ctx, store, fence, scope, ids[i].doc, ids[i].attempt, i)
 	})
 	if err != nil {
 		return err
@@ -96,5 +101,5 @@ func seedLarge(ctx context.Context, store *watchedStore, docs int) error {
 	return errors.Join(
 		seedJournal(ctx, store, journal.Identity{Kind: actors.KindTenant, Tenant: tenantName(0), ID: tenantName(0)},
 			&kb.KBRegistered{ID: seededKB, UID: uid, Created: time.Now().UTC()}),
-		seedJournal(ctx, store, journal.Identity{Kind: actors.KindKB, Tenant: tenantName(0), ID: seededKB}, events...))
+		seedJournal(ctx, store, kbID, events...))
 }

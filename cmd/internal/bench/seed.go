@@ -41,11 +41,16 @@ func seed(ctx context.Context, store *watchedStore, tenants int) error {
 		}
 		scope := journal.Scope{Tenant: tenantName(n), UID: uid}
 		doc, attempt := uuid.Must(uuid.NewV7()).String(), uuid.NewString()
-		if err := seedChunks(ctx, store, scope, doc, attempt, n); err != nil {
+		kbID := journal.Identity{Kind: actors.KindKB, Tenant: tenantName(n), ID: seededKB}
+		fence, _, err := store.Acquire(ctx, kbID, journal.Claim{Node: "seed"})
+		if err != nil {
+			return err
+		}
+		if err := seedChunks(ctx, store, fence, scope, doc, attempt, n); err != nil {
 			return err
 		}
 		content := kb.Content{MediaType: "text/markdown", Language: "en", Title: "Handbook"}
-		return seedJournal(ctx, store, journal.Identity{Kind: actors.KindKB, Tenant: tenantName(n), ID: seededKB},
+		return seedJournal(ctx, store, kbID,
 			&kb.Created{UID: uid, DisplayName: "Handbook"},
 			&kb.Registered{},
 			&kb.DocumentAdded{ID: doc, Version: 1, Name: "handbook.md", Source: kb.Source{Blob: uuid.NewString(), Size: 2000,
@@ -58,7 +63,7 @@ func seed(ctx context.Context, store *watchedStore, tenants int) error {
 
 // seedJournal writes a grain's events in one commit and gives the grain free.
 func seedJournal(ctx context.Context, store *watchedStore, id journal.Identity, events ...kb.Event) error {
-	fence, head, err := store.Acquire(ctx, id, "seed")
+	fence, head, err := store.Acquire(ctx, id, journal.Claim{Node: "seed"})
 	if err != nil {
 		return err
 	}
@@ -73,7 +78,7 @@ func seedJournal(ctx context.Context, store *watchedStore, id journal.Identity, 
 	return errors.Join(store.Append(ctx, fence, b), store.Release(ctx, fence))
 }
 
-func seedChunks(ctx context.Context, store *watchedStore, scope journal.Scope, doc, attempt string, tenant int) error {
+func seedChunks(ctx context.Context, store *watchedStore, fence journal.Fence, scope journal.Scope, doc, attempt string, tenant int) error {
 	rows := make([]journal.Chunk, chunksPerKB)
 	vectors := make([]journal.Vectors, chunksPerKB)
 	at := 0
@@ -85,8 +90,8 @@ func seedChunks(ctx context.Context, store *watchedStore, scope journal.Scope, d
 		vectors[i] = journal.Vectors{Hash: rows[i].Hash, Data: [][]float32{vectorOf(chunk.EmbedText(c, "Handbook"))}}
 	}
 	return errors.Join(
-		store.PutChunks(ctx, journal.Attempt{Scope: scope, Document: doc, Version: 1, ID: attempt}, rows),
-		store.PutVectors(ctx, scope, "fixed-cost", vectors))
+		store.PutChunks(ctx, fence, journal.Attempt{Scope: scope, Document: doc, Version: 1, ID: attempt}, rows),
+		store.PutVectors(ctx, fence, scope, "fixed-cost", vectors))
 }
 
 // seededQuery is a question that one of a tenant's chunks answers best.

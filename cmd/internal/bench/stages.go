@@ -156,7 +156,7 @@ func (s *stageRun) store(ctx context.Context) (err error) {
 		wg.Go(func() {
 			id := journal.Identity{Kind: "kb", Tenant: "t", ID: fmt.Sprint("k", w)}
 			j := &storedKB{store: store, scope: journal.Scope{Tenant: "t", UID: uuid.NewString()}}
-			if j.fence, _, errs[w] = store.Acquire(ctx, id, "bench"); errs[w] != nil {
+			if j.fence, _, errs[w] = store.Acquire(ctx, id, journal.Claim{Node: "bench"}); errs[w] != nil {
 				return
 			}
 			for i := w; i < len(s.docs); i += storers {
@@ -230,7 +230,7 @@ func (j *storedKB) putChunks(ctx context.Context, id, attempt string, chunks []p
 		rows[i] = journal.Chunk{Ordinal: c.Ordinal, Text: c.Text, Start: c.Start, End: c.End, Headings: c.Headings,
 			Language: c.Language, Hash: chunk.Hash(c, ""), Model: "fixed-cost"}
 	}
-	return j.store.PutChunks(ctx, journal.Attempt{Scope: j.scope, Document: id, Version: 1, ID: attempt}, rows)
+	return j.store.PutChunks(ctx, j.fence, journal.Attempt{Scope: j.scope, Document: id, Version: 1, ID: attempt}, rows)
 }
 
 func (j *storedKB) putVectors(ctx context.Context, attempt string, chunks []pipeline.Chunk, vectors []pipeline.Embedding) error {
@@ -243,7 +243,7 @@ func (j *storedKB) putVectors(ctx context.Context, attempt string, chunks []pipe
 	if _, err := j.store.VectorsByHash(ctx, j.scope, "fixed-cost", hashes); err != nil {
 		return err
 	}
-	if err := j.store.PutVectors(ctx, j.scope, "fixed-cost", rows); err != nil {
+	if err := j.store.PutVectors(ctx, j.fence, j.scope, "fixed-cost", rows); err != nil {
 		return err
 	}
 	_, _, err := j.store.CountChunks(ctx, j.scope, attempt, "fixed-cost")
