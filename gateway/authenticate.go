@@ -3,8 +3,11 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	"granary.dev/granary/actors/kb"
@@ -35,6 +38,30 @@ var methodRoles = map[string]string{
 
 	v1.SearchServiceSearchProcedure:     RoleViewer,
 	v1.EventServiceWatchEventsProcedure: RoleViewer,
+}
+
+// operatorRoles is the same table for operators.
+var operatorRoles = map[string]string{
+	v1.ClusterServiceListNodesProcedure:        RoleOperator,
+	v1.ClusterServiceGetViewProcedure:          RoleOperator,
+	v1.ClusterServiceGetPlacementProcedure:     RoleOperator,
+	v1.ClusterServiceListActivationsProcedure:  RoleOperator,
+	v1.ClusterServiceGetClusterHealthProcedure: RoleOperator,
+	v1.ClusterServiceDrainNodeProcedure:        RoleOperator,
+	v1.ClusterServiceRelocateTenantProcedure:   RoleOperator,
+	v1.ClusterServiceRebalanceProcedure:        RoleOperator,
+	v1.ClusterServiceListDeadLettersProcedure:  RoleOperator,
+	v1.ClusterServiceRetryDeadLetterProcedure:  RoleOperator,
+}
+
+// checkRoles refuses a server that has a method without a row.
+func checkRoles(server *connect.Server, roles map[string]string) error {
+	for spec := range server.Specs() {
+		if roles[spec.Procedure] == "" {
+			return fmt.Errorf("gateway: no role is set for %s", spec.Procedure)
+		}
+	}
+	return nil
 }
 
 // maxTokenBytes bounds what is hashed and parsed for somebody not known yet.
@@ -68,66 +95,110 @@ func unauthenticated() *kb.Error {
 	return kb.Errorf(kb.CodeUnauthenticated, kb.ReasonUnauthenticated, "A valid bearer token is required.")
 }
 
-// authenticate finds the principal, checks the method's role and ends the call
-// when the credential expires.
+// caller is one kind of credential: how its token is verified, and whether its
+// holder may use a method.
+type caller struct {
+	// verify notes who it is in the call and tells when the credential ends.
+	verify func(ctx context.Context, token string, c *call) (time.Time, error)
+	may    func(c *call, role string) bool
+	roles  map[string]string
+}
+
+// authenticate admits principals of tenants, and nobody else.
 func (g *Gateway) authenticate(next connect.ServerFunc) connect.ServerFunc {
+	return g.admit(next, caller{
+		verify: g.verifyPrincipal, roles: methodRoles,
+		may: func(c *call, role string) bool { return c.principal.may(role) },
+	})
+}
+
+// authenticateOperator admits operators, and nobody else.
+func (g *Gateway) authenticateOperator(next connect.ServerFunc) connect.ServerFunc {
+	return g.admit(next, caller{
+		verify: g.verifyOperator, roles: operatorRoles,
+		may: func(c *call, role string) bool { return slices.Contains(c.operator.Roles, role) },
+	})
+}
+
+// admit finds out who calls, checks the method's role and ends the call when the
+// credential expires.
+func (g *Gateway) admit(next connect.ServerFunc, who caller) connect.ServerFunc {
 	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
 		info, ok := connect.CallInfoForServerContext(ctx)
 		if !ok {
 			return errors.New("gateway: call without call info")
 		}
-		p, err := g.principal(ctx, info.RequestHeader().Values("Authorization"))
+		expires, err := g.identify(ctx, info.RequestHeader().Values("Authorization"), who)
 		if err != nil {
 			if kb.Is(err, kb.ReasonUnauthenticated) {
 				info.ResponseHeader().Set("WWW-Authenticate", `Bearer realm="granary"`)
 			}
 			return err
 		}
-		callOf(ctx).principal = p
 		if spec.Schema != nil { // a method this server has
-			if err := authorize(p, spec.Procedure); err != nil {
+			if err := who.authorize(callOf(ctx), spec.Procedure); err != nil {
 				return err
 			}
 		}
-		if !p.Expires.IsZero() {
+		if !expires.IsZero() {
 			expired := unauthenticated() // one value for the whole life of the context
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadlineCause(ctx, p.Expires, expired)
+			ctx, cancel = context.WithDeadlineCause(ctx, expires, expired)
 			defer cancel()
 		}
 		return causeOf(ctx, next(ctx, spec, stream))
 	}
 }
 
-func (g *Gateway) principal(ctx context.Context, headers []string) (Principal, error) {
+func (g *Gateway) identify(ctx context.Context, headers []string, who caller) (time.Time, error) {
 	if len(headers) != 1 {
-		return Principal{}, unauthenticated()
+		return time.Time{}, unauthenticated()
 	}
 	token, ok := BearerToken(headers[0])
 	if !ok {
-		return Principal{}, unauthenticated()
+		return time.Time{}, unauthenticated()
 	}
-	p, err := g.cfg.Verifier.Verify(ctx, token)
-	switch {
-	case err == nil && p.Valid():
-		return p, nil
-	case err == nil:
-		err = errors.New("the verified principal has no fit tenant or subject")
-	case ctx.Err() != nil:
-		return Principal{}, err
-	case isUnavailable(err):
-		return Principal{}, err
+	expires, err := who.verify(ctx, token, callOf(ctx))
+	if err == nil || ctx.Err() != nil || isUnavailable(err) {
+		return expires, err
 	}
 	g.log.DebugContext(ctx, "credential refused", slog.String("request_id", callOf(ctx).requestID), slog.Any("error", err))
-	return Principal{}, unauthenticated()
+	return time.Time{}, unauthenticated()
 }
 
-func authorize(p Principal, procedure string) error {
-	role, ok := methodRoles[procedure]
+func (g *Gateway) verifyPrincipal(ctx context.Context, token string, c *call) (time.Time, error) {
+	p, err := g.cfg.Verifier.Verify(ctx, token)
+	if err == nil && !p.Valid() {
+		err = errors.New("the verified principal has no fit tenant or subject")
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	c.principal = p
+	return p.Expires, nil
+}
+
+func (g *Gateway) verifyOperator(ctx context.Context, token string, c *call) (time.Time, error) {
+	if g.cfg.Operators == nil {
+		return time.Time{}, errors.New("this server knows no operators")
+	}
+	o, err := g.cfg.Operators.VerifyOperator(ctx, token)
+	if err == nil && !o.Valid() {
+		err = errors.New("the verified operator has no fit subject")
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	c.operator = o
+	return o.Expires, nil
+}
+
+func (who caller) authorize(c *call, procedure string) error {
+	role, ok := who.roles[procedure]
 	if !ok {
 		return errors.New("gateway: no role is set for " + procedure)
 	}
-	if !p.may(role) {
+	if !who.may(c, role) {
 		return kb.Errorf(kb.CodePermissionDenied, kb.ReasonPermission, "This needs the role %s.", role).
 			With("required_role", role)
 	}

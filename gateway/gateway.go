@@ -35,6 +35,12 @@ type Config struct {
 	Blobs    Blobs
 	Verifier Verifier
 
+	// Operators verifies who may call the cluster API; nil: nobody may.
+	Operators OperatorVerifier
+	// Cluster is what that API shows and steers; nil: this server is no member of
+	// one, and all of its methods answer CLUSTER_SINGLE_NODE.
+	Cluster Cluster
+
 	// UploadKey signs the tokens of uploads in parts: at least 32 random bytes,
 	// the same on all nodes.
 	UploadKey Secret
@@ -119,18 +125,16 @@ func New(cfg Config) (*Gateway, error) {
 		idle:    idleTimes{idleReadTime, idleWriteTime},
 		uploads: uploadSealer{cfg.UploadKey}, stopped: make(chan struct{}),
 	}
-	api := g.apiServer()
-	for spec := range api.Specs() {
-		if _, ok := methodRoles[spec.Procedure]; !ok {
-			return nil, fmt.Errorf("gateway: no role is set for %s", spec.Procedure)
-		}
-	}
-	var err error
-	if g.validator, err = newValidator(api.Specs()); err != nil {
+	api, ops := g.apiServer(), g.operatorServer()
+	if err := errors.Join(checkRoles(api, methodRoles), checkRoles(ops, operatorRoles)); err != nil {
 		return nil, err
 	}
-	g.health = newHealthServer(serviceNames(api))
-	g.handler = g.newHandler(api, g.openServer(api))
+	var err error
+	if g.validator, err = newValidator(api, ops); err != nil {
+		return nil, err
+	}
+	g.health = newHealthServer(serviceNames(api, ops))
+	g.handler = g.newHandler(api, ops, g.openServer(api, ops))
 	g.base, g.cancel = context.WithCancelCause(context.Background())
 	g.server = g.newServer()
 	return g, nil
@@ -140,7 +144,7 @@ func New(cfg Config) (*Gateway, error) {
 // grpc.health.v1, /health and /ready. Serving gRPC needs HTTP/2; [Gateway.Serve] has it.
 func (g *Gateway) Handler() http.Handler { return g.handler }
 
-// apiServer holds the RPCs that need a credential.
+// apiServer holds the RPCs that need a tenant's credential.
 func (g *Gateway) apiServer() *connect.Server {
 	s := connect.NewServer(requestID, g.accessLog, g.encodeErrors, recoverPanics,
 		g.deadline, g.authenticate, g.validate, cacheReads)
@@ -153,17 +157,27 @@ func (g *Gateway) apiServer() *connect.Server {
 	return s
 }
 
-// openServer holds the RPCs anybody may call: health and reflection. The schemas
-// reflection shows are public; they are in the repository.
-func (g *Gateway) openServer(api *connect.Server) *connect.Server {
-	s := connect.NewServer(requestID, g.accessLog, g.encodeErrors, recoverPanics, g.deadline, readable)
-	g.health.register(s)
-	grpcreflect.Register(s, grpcreflect.WithNamer(grpcreflect.NamerFunc(func() []string { return serviceNames(api, s) })))
+// operatorServer holds the RPCs that need an operator's credential. It is a server
+// of its own so that no chain of interceptors ever takes both kinds.
+func (g *Gateway) operatorServer() *connect.Server {
+	s := connect.NewServer(requestID, g.accessLog, g.encodeErrors, recoverPanics,
+		g.deadline, g.authenticateOperator, g.validate, neverCached)
+	granaryv1connect.RegisterClusterServiceHandler(s, operations{g})
 	s.SetUnknownHandler(unknownMethod)
 	return s
 }
 
-func (g *Gateway) newHandler(api, open *connect.Server) http.Handler {
+// openServer holds the RPCs anybody may call: health and reflection. The schemas
+// reflection shows are public; they are in the repository.
+func (g *Gateway) openServer(shown ...*connect.Server) *connect.Server {
+	s := connect.NewServer(requestID, g.accessLog, g.encodeErrors, recoverPanics, g.deadline, readable)
+	g.health.register(s)
+	grpcreflect.Register(s, grpcreflect.WithNamer(grpcreflect.NamerFunc(func() []string { return serviceNames(append(shown, s)...) })))
+	s.SetUnknownHandler(unknownMethod)
+	return s
+}
+
+func (g *Gateway) newHandler(servers ...*connect.Server) http.Handler {
 	mux := http.NewServeMux()
 	options := []connecthttp.Option{
 		connecthttp.WithCodecs(strictCodecs()...),
@@ -180,8 +194,9 @@ func (g *Gateway) newHandler(api, open *connect.Server) http.Handler {
 			return nil
 		}),
 	}
-	connecthttp.Mount(mux, api, options...)
-	connecthttp.Mount(mux, open, options...)
+	for _, server := range servers {
+		connecthttp.Mount(mux, server, options...)
+	}
 	mux.HandleFunc("GET /health", g.serveAlive)
 	mux.HandleFunc("GET /ready", g.serveReady)
 	return g.boundConnections(g.cors(mux))

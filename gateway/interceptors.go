@@ -17,8 +17,9 @@ import (
 // call is what is known of the RPC being served. One goroutine at a time uses it.
 type call struct {
 	requestID string
-	principal Principal
-	revision  int64 // of the knowledge base, from the last reply of its grain
+	principal Principal // of the tenants' API
+	operator  Operator  // of the operators' API
+	revision  int64     // of the knowledge base, from the last reply of its grain
 }
 
 type callKey struct{}
@@ -100,6 +101,9 @@ func (g *Gateway) accessLog(next connect.ServerFunc) connect.ServerFunc {
 		if c.principal.Tenant != "" {
 			attrs = append(attrs, slog.String("tenant", c.principal.Tenant), slog.String("subject", c.principal.Subject))
 		}
+		if c.operator.Subject != "" {
+			attrs = append(attrs, slog.String("operator", c.operator.Subject))
+		}
 		if c.principal.Workspace != "" {
 			attrs = append(attrs, slog.String("workspace", c.principal.Workspace))
 		}
@@ -150,6 +154,17 @@ func (g *Gateway) deadline(next connect.ServerFunc) connect.ServerFunc {
 		}
 		ctx, cancel := context.WithTimeout(ctx, limit)
 		defer cancel()
+		return next(ctx, spec, stream)
+	}
+}
+
+// neverCached keeps answers out of caches: what is true of a cluster now may not
+// be in a second.
+func neverCached(next connect.ServerFunc) connect.ServerFunc {
+	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
+		if info, ok := connect.CallInfoForServerContext(ctx); ok {
+			info.ResponseHeader().Set("Cache-Control", "no-store")
+		}
 		return next(ctx, spec, stream)
 	}
 }

@@ -6,22 +6,32 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect/v2"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
 
-func TestEveryRPCHasARoleAndAHandler_B1(t *testing.T) {
+func TestEveryRPCHasARoleAndAHandler_B1_A7(t *testing.T) {
 	g := &Gateway{}
-	served := map[string]bool{}
-	for spec := range g.apiServer().Specs() {
-		served[spec.Procedure] = true
+	served := map[string]map[string]string{} // the table of each procedure's server
+	for procedures, roles := range map[*connect.Server]map[string]string{
+		g.apiServer(): methodRoles, g.operatorServer(): operatorRoles,
+	} {
+		for spec := range procedures.Specs() {
+			if served[spec.Procedure] != nil {
+				t.Errorf("%s is served twice", spec.Procedure)
+			}
+			served[spec.Procedure] = roles
+		}
 	}
 	n := 0
 	protoregistry.GlobalFiles.RangeFilesByPackage("granary.v1", func(f protoreflect.FileDescriptor) bool {
@@ -30,28 +40,64 @@ func TestEveryRPCHasARoleAndAHandler_B1(t *testing.T) {
 			for j := range s.Methods().Len() {
 				n++
 				procedure := fmt.Sprintf("/%s/%s", s.FullName(), s.Methods().Get(j).Name())
-				if methodRoles[procedure] == "" {
-					t.Errorf("%s has no row in methodRoles", procedure)
+				if served[procedure][procedure] == "" {
+					t.Errorf("%s is not served, or has no row in its server's table", procedure)
 				}
-				if !served[procedure] {
-					t.Errorf("%s is not served", procedure)
+				if s.Name() == "ClusterService" != (operatorRoles[procedure] != "") {
+					t.Errorf("%s is served to the wrong callers", procedure)
 				}
 			}
 		}
 		return true
 	})
-	if n != len(methodRoles) || n != len(served) {
-		t.Errorf("%d RPCs, %d roles, %d served", n, len(methodRoles), len(served))
+	if n != len(methodRoles)+len(operatorRoles) || n != len(served) {
+		t.Errorf("%d RPCs, %d + %d roles, %d served", n, len(methodRoles), len(operatorRoles), len(served))
 	}
 	for procedure, role := range methodRoles {
 		if !(Principal{Roles: []string{RoleAdmin}}).may(role) {
 			t.Errorf("%s needs %q, which an admin has not", procedure, role)
 		}
 	}
-	if (Principal{Roles: []string{"root", "", "Admin"}}).may(RoleViewer) || (Principal{Roles: []string{RoleAdmin}}).may("") {
+	if (Principal{Roles: []string{"root", "", "Admin"}}).may(RoleViewer) || (Principal{Roles: []string{RoleAdmin}}).may("") ||
+		(Principal{Roles: []string{RoleAdmin, RoleOperator}}).may(RoleOperator) {
 		t.Error("an unknown role grants something")
 	}
 }
+
+func TestAMethodWithoutARoleIsNotServed_B1_A7(t *testing.T) {
+	g := &Gateway{}
+	for _, c := range []struct {
+		server    *connect.Server
+		roles     map[string]string
+		procedure string
+	}{
+		{g.apiServer(), methodRoles, granaryv1connect.SearchServiceSearchProcedure},
+		{g.operatorServer(), operatorRoles, granaryv1connect.ClusterServiceDrainNodeProcedure},
+	} {
+		if err := checkRoles(c.server, c.roles); err != nil {
+			t.Fatal(err)
+		}
+		short := maps.Clone(c.roles)
+		delete(short, c.procedure)
+		if err := checkRoles(c.server, short); err == nil || !strings.Contains(err.Error(), c.procedure) {
+			t.Errorf("without a row for %s: %v", c.procedure, err)
+		}
+	}
+	row := operatorRoles[granaryv1connect.ClusterServiceDrainNodeProcedure]
+	delete(operatorRoles, granaryv1connect.ClusterServiceDrainNodeProcedure)
+	defer func() { operatorRoles[granaryv1connect.ClusterServiceDrainNodeProcedure] = row }()
+	cfg := Config{Grains: noGrains{}, Blobs: noBlobs{}, Verifier: noVerifier{}, UploadKey: Secret(strings.Repeat("k", minUploadKey))}
+	if g, err := New(cfg); err == nil || g != nil || !strings.Contains(err.Error(), "DrainNode") {
+		t.Errorf("New makes a gateway: %v", err)
+	}
+}
+
+// Parts of a gateway that is never asked anything.
+type (
+	noGrains   struct{ Grains }
+	noBlobs    struct{ Blobs }
+	noVerifier struct{ Verifier }
+)
 
 func TestConfigIsCheckedWhole(t *testing.T) {
 	_, err := New(Config{MaxUpload: MaxUpload + 1, Grace: -1})

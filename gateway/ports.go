@@ -40,12 +40,32 @@ type Verifier interface {
 	Verify(ctx context.Context, token string) (Principal, error)
 }
 
-// Roles, weakest first; each may do what the ones before it may.
+// OperatorVerifier tells which operator holds a token; errors are as those of
+// [Verifier]. A tenant's token is never good here, nor an operator's there.
+type OperatorVerifier interface {
+	VerifyOperator(ctx context.Context, token string) (Operator, error)
+}
+
+// Roles of tenants' principals, weakest first; each may do what the ones before it may.
 const (
 	RoleViewer = "viewer"
 	RoleEditor = "editor"
 	RoleAdmin  = "admin"
 )
+
+// RoleOperator may see and steer the cluster. No principal of a tenant can have it.
+const RoleOperator = "operator"
+
+// Operator is who runs the cluster, as told by a verified credential. It belongs
+// to no tenant.
+type Operator struct {
+	Subject string
+	Roles   []string  // unknown ones grant nothing
+	Expires time.Time // zero = never
+}
+
+// Valid reports whether the subject is fit to record with.
+func (o Operator) Valid() bool { return validSubject(o.Subject) }
 
 // Principal is who asks, as told by a verified credential.
 type Principal struct {

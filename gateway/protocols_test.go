@@ -250,7 +250,7 @@ func TestReflectionListsEveryService_A6(t *testing.T) {
 		names = append(names, s.GetName())
 	}
 	for _, want := range []string{
-		"granary.v1.DocumentService", "granary.v1.EventService", "granary.v1.KnowledgeBaseService",
+		"granary.v1.ClusterService", "granary.v1.DocumentService", "granary.v1.EventService", "granary.v1.KnowledgeBaseService",
 		"granary.v1.SearchService", "granary.v1.TenantService", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection",
 	} {
 		if !slices.Contains(names, want) {
@@ -276,7 +276,7 @@ func TestHealth(t *testing.T) {
 		}
 	}
 	all, err := h.List(t.Context(), &healthpb.HealthListRequest{})
-	if err != nil || len(all.GetStatuses()) != 6 {
+	if err != nil || len(all.GetStatuses()) != 7 {
 		t.Errorf("list: %v %v", all, err)
 	}
 	for path, want := range map[string]string{"/health": "alive", "/ready": "ready"} {

@@ -26,14 +26,16 @@ func strictCodecs() []connect.Codec {
 
 // newValidator compiles the rules of every request once, at start, so that no
 // request pays for it.
-func newValidator(specs func(func(connect.Spec) bool)) (protovalidate.Validator, error) {
+func newValidator(servers ...*connect.Server) (protovalidate.Validator, error) {
 	var inputs []protoreflect.MessageDescriptor
-	for spec := range specs {
-		method, ok := spec.Schema.(protoreflect.MethodDescriptor)
-		if !ok {
-			return nil, fmt.Errorf("gateway: %s has no schema", spec.Procedure)
+	for _, server := range servers {
+		for spec := range server.Specs() {
+			method, ok := spec.Schema.(protoreflect.MethodDescriptor)
+			if !ok {
+				return nil, fmt.Errorf("gateway: %s has no schema", spec.Procedure)
+			}
+			inputs = append(inputs, method.Input())
 		}
-		inputs = append(inputs, method.Input())
 	}
 	return protovalidate.New(protovalidate.WithMessageDescriptors(inputs...), protovalidate.WithDisableLazy())
 }

@@ -55,6 +55,14 @@ const (
 	ReasonUnauthenticated       = "UNAUTHENTICATED"
 	ReasonPermission            = "PERMISSION_DENIED"
 	ReasonRequestInvalid        = "REQUEST_INVALID"
+
+	// What only operators of a cluster are told.
+	ReasonClusterSingleNode  = "CLUSTER_SINGLE_NODE"
+	ReasonClusterMoving      = "CLUSTER_MOVING"
+	ReasonNodeNotFound       = "NODE_NOT_FOUND"
+	ReasonNodeState          = "NODE_STATE"
+	ReasonNodeUnreachable    = "NODE_UNREACHABLE"
+	ReasonDeadLetterNotFound = "DEAD_LETTER_NOT_FOUND"
 )
 
 // FieldViolation names a field that is wrong, and why.

@@ -1,0 +1,3 @@
+package gateway_test
+
+const clusterService = "/granary.v1.ClusterService/"
