@@ -17,6 +17,9 @@ import (
 const (
 	Issuer   = "granary-dev"
 	Audience = "granary"
+	// OperatorAudience is what operators' tokens say instead: no token is good for
+	// both APIs.
+	OperatorAudience = "granary-operator"
 
 	// Leeway is how far two clocks may differ.
 	Leeway = 30 * time.Second
@@ -67,7 +70,7 @@ type Grant struct {
 // claims are the fields of a token.
 type claims struct {
 	jwt.RegisteredClaims
-	Tenant    string   `json:"tenant"`
+	Tenant    string   `json:"tenant,omitempty"`
 	Roles     []string `json:"roles"`
 	Workspace string   `json:"workspace,omitempty"`
 }
@@ -76,9 +79,11 @@ type claims struct {
 type Authority struct {
 	key    ed25519.PrivateKey
 	public ed25519.PublicKey
-	parser *jwt.Parser
 	now    func() time.Time
-	seen   *cache
+
+	parser    *jwt.Parser // of tenants' tokens
+	seen      *cache      // of tenants' tokens that were good
+	operators *jwt.Parser // of operators' tokens, which are too few to remember
 }
 
 // Open makes an authority of the key file at path, which is created when absent.
@@ -88,33 +93,46 @@ func Open(path string) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newAuthority(key, time.Now)
+	return New(key)
+}
+
+// New makes an authority of a key. Errors are [ErrKey].
+func New(key ed25519.PrivateKey) (*Authority, error) { return newAuthority(key, time.Now) }
+
+// FromPEM makes an authority of a key as [NewKeyPEM] and key files hold it. Errors are [ErrKey].
+func FromPEM(text []byte) (*Authority, error) {
+	key, err := parseKey(text)
+	if err != nil {
+		return nil, err
+	}
+	return New(key)
 }
 
 func newAuthority(key ed25519.PrivateKey, now func() time.Time) (*Authority, error) {
+	if len(key) != ed25519.PrivateKeySize {
+		return nil, fmt.Errorf("%w: %d bytes are no Ed25519 key", ErrKey, len(key))
+	}
 	public, ok := key.Public().(ed25519.PublicKey)
 	if !ok {
-		return nil, fmt.Errorf("%w: no Ed25519 public key", ErrKeyFile)
+		return nil, fmt.Errorf("%w: no Ed25519 public key", ErrKey)
 	}
 	return &Authority{
 		key: key, public: public, now: now, seen: newCache(cacheEntries, cacheTime),
-		parser: jwt.NewParser(
-			jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
-			jwt.WithIssuer(Issuer), jwt.WithAudience(Audience),
-			jwt.WithExpirationRequired(), jwt.WithNotBeforeRequired(),
-			jwt.WithLeeway(Leeway), jwt.WithTimeFunc(now), jwt.WithStrictDecoding(),
-		),
+		parser: newParser(Audience, now), operators: newParser(OperatorAudience, now),
 	}, nil
+}
+
+func newParser(audience string, now func() time.Time) *jwt.Parser {
+	return jwt.NewParser(
+		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}),
+		jwt.WithIssuer(Issuer), jwt.WithAudience(audience),
+		jwt.WithExpirationRequired(), jwt.WithNotBeforeRequired(),
+		jwt.WithLeeway(Leeway), jwt.WithTimeFunc(now), jwt.WithStrictDecoding(),
+	)
 }
 
 // Issue makes a token. Errors are [ErrGrant].
 func (a *Authority) Issue(g Grant) (Token, error) {
-	if g.Life == 0 {
-		g.Life = DefaultLife
-	}
-	if g.Life < 0 || g.Life > MaxLife {
-		return "", fmt.Errorf("%w: life %v is not in (0, %v]", ErrGrant, g.Life, MaxLife)
-	}
 	if !(gateway.Principal{Tenant: g.Tenant, Subject: g.Subject}).Valid() {
 		return "", fmt.Errorf("%w: tenant %q or subject %q", ErrGrant, g.Tenant, g.Subject)
 	}
@@ -123,15 +141,24 @@ func (a *Authority) Issue(g Grant) (Token, error) {
 			return "", fmt.Errorf("%w: unknown role %q", ErrGrant, r)
 		}
 	}
+	return a.sign(claims{Tenant: g.Tenant, Roles: g.Roles, Workspace: g.Workspace}, Audience, g.Subject, g.Life)
+}
+
+// sign fills what all claims have in common and signs them.
+func (a *Authority) sign(c claims, audience, subject string, life time.Duration) (Token, error) {
+	if life == 0 {
+		life = DefaultLife
+	}
+	if life < 0 || life > MaxLife {
+		return "", fmt.Errorf("%w: life %v is not in (0, %v]", ErrGrant, life, MaxLife)
+	}
 	now := a.now()
-	signed, err := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
-		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: Issuer, Audience: jwt.ClaimStrings{Audience}, Subject: g.Subject,
-			NotBefore: jwt.NewNumericDate(now), IssuedAt: jwt.NewNumericDate(now),
-			ExpiresAt: jwt.NewNumericDate(now.Add(g.Life)),
-		},
-		Tenant: g.Tenant, Roles: g.Roles, Workspace: g.Workspace,
-	}).SignedString(a.key)
+	c.RegisteredClaims = jwt.RegisteredClaims{
+		Issuer: Issuer, Audience: jwt.ClaimStrings{audience}, Subject: subject,
+		NotBefore: jwt.NewNumericDate(now), IssuedAt: jwt.NewNumericDate(now),
+		ExpiresAt: jwt.NewNumericDate(now.Add(life)),
+	}
+	signed, err := jwt.NewWithClaims(jwt.SigningMethodEdDSA, c).SignedString(a.key)
 	if err != nil {
 		return "", fmt.Errorf("auth: sign: %w", err)
 	}

@@ -14,6 +14,9 @@ import (
 
 const pemType = "PRIVATE KEY" // PKCS #8
 
+// ErrKey is a signing key that cannot be used; the text says why, never what it is.
+var ErrKey = errors.New("auth: signing key")
+
 // ErrKeyFile is a key file that cannot be used; the text says why.
 var ErrKeyFile = errors.New("auth: key file")
 
@@ -42,29 +45,46 @@ func readKey(path string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrKeyFile, err)
 	}
-	block, _ := pem.Decode(raw)
+	key, err := parseKey(raw)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrKeyFile, path, err)
+	}
+	return key, nil
+}
+
+func parseKey(text []byte) (ed25519.PrivateKey, error) {
+	block, _ := pem.Decode(text)
 	if block == nil || block.Type != pemType {
-		return nil, fmt.Errorf("%w: %s holds no PEM block %q", ErrKeyFile, path, pemType)
+		return nil, fmt.Errorf("%w: there is no PEM block %q", ErrKey, pemType)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s holds no PKCS #8 key", ErrKeyFile, path)
+		return nil, fmt.Errorf("%w: it is no PKCS #8 key", ErrKey)
 	}
 	key, ok := parsed.(ed25519.PrivateKey)
 	if !ok {
-		return nil, fmt.Errorf("%w: %s holds a %T, not an Ed25519 key", ErrKeyFile, path, parsed)
+		return nil, fmt.Errorf("%w: it is a %T, not an Ed25519 key", ErrKey, parsed)
 	}
 	return key, nil
+}
+
+// NewKeyPEM makes a signing key in the form key files have: secret PEM text.
+func NewKeyPEM() ([]byte, error) {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), nil
 }
 
 // createKey writes a new key whole or not at all, and never over another: the
 // link fails when the name is taken.
 func createKey(path string) (err error) {
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	text, err := NewKeyPEM()
 	if err != nil {
 		return err
 	}
@@ -73,7 +93,7 @@ func createKey(path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.Remove(tmp.Name())) }()
-	_, err = tmp.Write(pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}))
+	_, err = tmp.Write(text)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}

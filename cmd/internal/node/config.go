@@ -21,7 +21,8 @@ import (
 // Config is what an operator may set: by flags, or in the file of --config
 // (YAML, the same names). Zero values take the defaults of Complete.
 type Config struct {
-	// Dev: one node, a local signing key, tenant "dev", a token in Data/dev-token.
+	// Dev: one node, a local signing key, tenant "dev", a token in Data/dev-token
+	// and an operator's in Data/dev-operator-token.
 	Dev bool `yaml:"dev"`
 	// Data is the folder of the embedded store. Default ./data.
 	Data string `yaml:"data"`

@@ -393,12 +393,14 @@ func TestSecondServerIsRefusedTheFolder(t *testing.T) {
 	}
 }
 
-// The token file is for its owner only.
-func TestDevTokenIsPrivate(t *testing.T) {
+// The token files are for their owner only.
+func TestDevTokensArePrivate_B1_A7(t *testing.T) {
 	s := nodetest.Start(t)
-	info, err := os.Stat(filepath.Join(s.Data, "dev-token"))
-	if err != nil || info.Mode().Perm() != 0o600 {
-		t.Fatalf("mode %v, %v", info.Mode(), err)
+	for _, name := range []string{"dev-token", "dev-operator-token"} {
+		info, err := os.Stat(filepath.Join(s.Data, name))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Fatalf("%s: mode %v, %v", name, info.Mode(), err)
+		}
 	}
 }
 
@@ -432,7 +434,19 @@ func TestIssuedTokenWorksWithItsRole(t *testing.T) {
 	if _, err := viewer.KBs.CreateKnowledgeBase(t.Context(), &granaryv1.CreateKnowledgeBaseRequest{KnowledgeBaseId: "x"}); reason(t, err) != "PERMISSION_DENIED" {
 		t.Error(err)
 	}
-	for _, bad := range [][]string{{"--tenant", "../x"}, {"--tenant", "a", "--role", "root"}, {"--tenant", "a", "--ttl", "-1h"}, {}} {
+	operator, err := issue("--operator", "--subject", "olga")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nodetest.Dial(t, s.URL, operator).KBs.ListKnowledgeBases(t.Context(), &granaryv1.ListKnowledgeBasesRequest{}); reason(t, err) != "UNAUTHENTICATED" {
+		t.Errorf("an operator lists a tenant's knowledge bases: %v", err)
+	}
+	for token, want := range map[string]string{operator: "CLUSTER_SINGLE_NODE", token: "UNAUTHENTICATED"} {
+		if _, err := nodetest.Dial(t, s.URL, token).Cluster.GetView(t.Context(), &granaryv1.GetViewRequest{}); reason(t, err) != want {
+			t.Errorf("the view of a server without a cluster: %v, want %s", err, want)
+		}
+	}
+	for _, bad := range [][]string{{"--operator", "--tenant", "acme"}, {"--operator", "--role", "admin"}, {"--tenant", "../x"}, {"--tenant", "a", "--role", "root"}, {"--tenant", "a", "--ttl", "-1h"}, {}} {
 		if out, err := issue(bad...); err == nil || out != "" {
 			t.Errorf("%v gave a token, %v", bad, err)
 		}

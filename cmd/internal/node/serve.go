@@ -28,7 +28,8 @@ func ServeCommand() *cobra.Command {
 		Long: `Run a Granary server.
 
 With --dev it needs nothing else: one node with the embedded store, a local
-signing key, tenant "dev", and an admin token in DIR/dev-token.`,
+signing key, tenant "dev", an admin token in DIR/dev-token, and a token for
+granary cluster in DIR/dev-operator-token.`,
 		Example: `  granary serve --dev
   granary serve --dev --data /var/lib/granary --listen 127.0.0.1:9090
   granary serve --config /etc/granary.yaml`,
@@ -108,14 +109,28 @@ func serve(ctx context.Context, cfg Completed, stdout, stderr io.Writer) error {
 
 const devTokenLife = 365 * 24 * time.Hour
 
-// Welcome writes the development token and says how to go on.
-func (n *Node) Welcome(out io.Writer) error {
+// writeDevTokens writes the development tokens, for the tenant dev and for the
+// operator, and gives the path of the former, which comes last: who waits for it finds both.
+func (n *Node) writeDevTokens() (string, error) {
+	operator, err := n.auth.IssueOperator(auth.OperatorGrant{Subject: "dev", Life: devTokenLife})
+	if err != nil {
+		return "", err
+	}
+	if err := writeSecret(filepath.Join(n.cfg.Data, "dev-operator-token"), operator.Reveal()+"\n"); err != nil {
+		return "", err
+	}
 	token, err := n.auth.Issue(auth.Grant{Tenant: "dev", Subject: "dev", Roles: []string{gateway.RoleAdmin}, Life: devTokenLife})
 	if err != nil {
-		return err
+		return "", err
 	}
 	path := filepath.Join(n.cfg.Data, "dev-token")
-	if err := writeSecret(path, token.Reveal()+"\n"); err != nil {
+	return path, writeSecret(path, token.Reveal()+"\n")
+}
+
+// Welcome writes the development tokens and says how to go on.
+func (n *Node) Welcome(out io.Writer) error {
+	path, err := n.writeDevTokens()
+	if err != nil {
 		return err
 	}
 	server, data := n.URL(), ""

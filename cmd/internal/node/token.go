@@ -22,33 +22,32 @@ func TokenCommand() *cobra.Command {
 	return cmd
 }
 
+// issueFlags are the flags of token issue.
+type issueFlags struct {
+	keyFile, tenant, subject, role string
+	operator                       bool
+	life                           time.Duration
+}
+
 func issueCommand() *cobra.Command {
-	var keyFile, tenant, subject, role string
-	var life time.Duration
+	var flags issueFlags
 	cmd := &cobra.Command{
 		Use:   "issue",
 		Short: "Print a token signed with a server's key",
 		Long: `Print an access token signed with the Ed25519 key of a server (auth.key_file in
 its configuration, DIR/dev-key with --dev). The key is made when the file does
-not exist. Whoever can read the key can be anybody.`,
-		Example: `  granary token issue --key-file /etc/granary.key --tenant acme --subject ci --role editor --ttl 24h > token`,
-		Args:    cobra.NoArgs,
+not exist. Whoever can read the key can be anybody.
+
+With --operator the token is for granary cluster: it sees and steers the cluster,
+and is good for no tenant's API.`,
+		Example: `  granary token issue --key-file /etc/granary.key --tenant acme --subject ci --role editor --ttl 24h > token
+  granary token issue --key-file /etc/granary.key --operator --subject olga --ttl 8h > operator-token`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			switch {
-			case keyFile == "":
-				return usage(configErrorf("--key-file is needed"))
-			case !gateway.ValidTenant(tenant):
-				return usage(configErrorf("--tenant: %q is not 1 to 63 lower-case letters, digits and hyphens", tenant))
-			case !slices.Contains([]string{gateway.RoleViewer, gateway.RoleEditor, gateway.RoleAdmin}, role):
-				return usage(configErrorf("--role: %q is not viewer, editor or admin", role))
-			case life <= 0:
-				return usage(configErrorf("--ttl must be above 0"))
+			if err := flags.check(cmd.Flags().Changed("role")); err != nil {
+				return usage(err)
 			}
-			authority, err := auth.Open(keyFile)
-			if err != nil {
-				return err
-			}
-			token, err := authority.Issue(auth.Grant{Tenant: tenant, Subject: subject, Roles: []string{role}, Life: life})
+			token, err := flags.issue()
 			if err != nil {
 				return err
 			}
@@ -57,10 +56,38 @@ not exist. Whoever can read the key can be anybody.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&keyFile, "key-file", "", "the server's signing key")
-	f.StringVar(&tenant, "tenant", "", "the tenant the token speaks for")
-	f.StringVar(&subject, "subject", "operator", "who uses the token, for the journal and the log")
-	f.StringVar(&role, "role", gateway.RoleViewer, "viewer, editor or admin")
-	f.DurationVar(&life, "ttl", 24*time.Hour, "how long it is good")
+	f.StringVar(&flags.keyFile, "key-file", "", "the server's signing key")
+	f.StringVar(&flags.tenant, "tenant", "", "the tenant the token speaks for")
+	f.BoolVar(&flags.operator, "operator", false, "a token of the cluster's operator instead of a tenant's")
+	f.StringVar(&flags.subject, "subject", "operator", "who uses the token, for the journal and the log")
+	f.StringVar(&flags.role, "role", gateway.RoleViewer, "viewer, editor or admin")
+	f.DurationVar(&flags.life, "ttl", 24*time.Hour, "how long it is good")
 	return cmd
+}
+
+func (f *issueFlags) check(roleGiven bool) error {
+	switch {
+	case f.keyFile == "":
+		return configErrorf("--key-file is needed")
+	case f.operator && (f.tenant != "" || roleGiven):
+		return configErrorf("--operator: an operator belongs to no tenant and has no other role")
+	case !f.operator && !gateway.ValidTenant(f.tenant):
+		return configErrorf("--tenant: %q is not 1 to 63 lower-case letters, digits and hyphens", f.tenant)
+	case !slices.Contains([]string{gateway.RoleViewer, gateway.RoleEditor, gateway.RoleAdmin}, f.role):
+		return configErrorf("--role: %q is not viewer, editor or admin", f.role)
+	case f.life <= 0:
+		return configErrorf("--ttl must be above 0")
+	}
+	return nil
+}
+
+func (f *issueFlags) issue() (auth.Token, error) {
+	authority, err := auth.Open(f.keyFile)
+	if err != nil {
+		return "", err
+	}
+	if f.operator {
+		return authority.IssueOperator(auth.OperatorGrant{Subject: f.subject, Life: f.life})
+	}
+	return authority.Issue(auth.Grant{Tenant: f.tenant, Subject: f.subject, Roles: []string{f.role}, Life: f.life})
 }

@@ -52,6 +52,7 @@ type Clients struct {
 	Search    granaryv1connect.SearchServiceClient
 	Events    granaryv1connect.EventServiceClient
 	Tenants   granaryv1connect.TenantServiceClient
+	Cluster   granaryv1connect.ClusterServiceClient
 }
 
 // Start runs a development node in a folder of the test, until the test ends.
@@ -117,6 +118,7 @@ func Dial(t testing.TB, url, token string) *Clients {
 		Search:    granaryv1connect.NewSearchServiceClient(client),
 		Events:    granaryv1connect.NewEventServiceClient(client),
 		Tenants:   granaryv1connect.NewTenantServiceClient(client),
+		Cluster:   granaryv1connect.NewClusterServiceClient(client),
 	}
 }
 
