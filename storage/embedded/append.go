@@ -40,11 +40,16 @@ func checkBatch(f journal.Fence, b journal.Batch) error {
 			return err
 		}
 	}
+	for _, d := range b.SetDeadLetters {
+		if err := checkKeys("dead letter key", d.Key); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 func batchCost(b journal.Batch) int {
-	n := 256 * (1 + len(b.SetWakeups) + len(b.ClearWakeups) + len(b.ClaimBlobs))
+	n := 256 * (1 + len(b.SetWakeups) + len(b.ClearWakeups) + len(b.ClaimBlobs) + len(b.SetDeadLetters) + len(b.ClearDeadLetters))
 	for _, e := range b.Events {
 		n += 256 + len(e.Data)
 	}
@@ -80,7 +85,30 @@ func appendBatch(t *txn, f journal.Fence, b journal.Batch, now int64) error {
 	if err := moveWakeups(t, id, b); err != nil {
 		return err
 	}
+	if err := moveDeadLetters(t, id, b); err != nil {
+		return err
+	}
 	return claimBlobs(t, id, b.ClaimBlobs)
+}
+
+// checkFence fails unless f is the current fence. The writer is alone: what it
+// finds holds until the transaction ends.
+func checkFence(t *txn, f journal.Fence) error {
+	var one int
+	found, err := t.row(isCurrent, fenceArgs(f), &one)
+	if err == nil && !found {
+		err = fenced(f)
+	}
+	return err
+}
+
+// isCurrent has a row when the fence of ?1 … ?5 is the current one.
+const isCurrent = `
+	SELECT 1 FROM owner
+	WHERE tenant = ?1 AND kind = ?2 AND id = ?3 AND epoch = ?4 AND activation = ?5 AND released = 0`
+
+func fenceArgs(f journal.Fence, more ...any) []any {
+	return append([]any{f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, f.Epoch, f.Activation}, more...)
 }
 
 func fenced(f journal.Fence) error {
@@ -136,6 +164,27 @@ func moveWakeups(t *txn, id journal.Identity, b journal.Batch) error {
 			INSERT INTO wakeups (tenant, kind, id, key, due) VALUES (?1, ?2, ?3, ?4, ?5)
 			ON CONFLICT (tenant, kind, id, key) DO UPDATE SET due = excluded.due`,
 			id.Tenant, id.Kind, id.ID, w.Key, micros(w.Due))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func moveDeadLetters(t *txn, id journal.Identity, b journal.Batch) error {
+	for _, key := range b.ClearDeadLetters {
+		err := t.exec(`DELETE FROM dead_letters WHERE tenant = ?1 AND kind = ?2 AND id = ?3 AND key = ?4`,
+			id.Tenant, id.Kind, id.ID, key)
+		if err != nil {
+			return err
+		}
+	}
+	for _, d := range b.SetDeadLetters {
+		err := t.exec(`
+			INSERT INTO dead_letters (tenant, kind, id, key, name, reason, since) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+			ON CONFLICT (tenant, kind, id, key) DO UPDATE SET
+				name = excluded.name, reason = excluded.reason, since = excluded.since`,
+			id.Tenant, id.Kind, id.ID, d.Key, d.Name, d.Reason, micros(d.Since))
 		if err != nil {
 			return err
 		}

@@ -65,7 +65,7 @@ type appendRun struct {
 func newAppendRun(b *testing.B, s *Store, writers int) *appendRun {
 	r := &appendRun{s: s, heads: make([]int64, writers)}
 	for w := range writers {
-		f, _, err := s.Acquire(b.Context(), journal.Identity{Kind: "kb", Tenant: "acme", ID: fmt.Sprint("k", w)}, "n")
+		f, _, err := s.Acquire(b.Context(), journal.Identity{Kind: "kb", Tenant: "acme", ID: fmt.Sprint("k", w)}, journal.Claim{Node: "n"})
 		check(b, err)
 		r.fences = append(r.fences, f)
 	}
@@ -101,7 +101,7 @@ func BenchmarkActivate(b *testing.B) {
 	const grains = 1000
 	state := bytes.Repeat([]byte("state of a tiny grain "), 20)
 	for i := range grains {
-		f, _, err := s.Acquire(b.Context(), killGrain(i), "n")
+		f, _, err := s.Acquire(b.Context(), killGrain(i), journal.Claim{Node: "n"})
 		check(b, err)
 		batch := journal.Batch{}
 		for seq := range int64(12) {
@@ -115,7 +115,7 @@ func BenchmarkActivate(b *testing.B) {
 	for i := range b.N {
 		id := killGrain(i % grains)
 		start := time.Now()
-		_, head, err := s.Acquire(b.Context(), id, "n")
+		_, head, err := s.Acquire(b.Context(), id, journal.Claim{Node: "n"})
 		check(b, err)
 		acquire = append(acquire, time.Since(start))
 		snap, err := s.LoadSnapshot(b.Context(), id)
@@ -139,9 +139,10 @@ func BenchmarkPutChunks(b *testing.B) {
 	for i := range chunks {
 		chunks[i].Text = string(bytes.Repeat([]byte("t"), 1000))
 	}
+	f := own(b, s)
 	for i := 0; b.Loop(); i++ {
 		a := journal.Attempt{Scope: journal.Scope{Tenant: "acme", UID: "u"}, Document: "d", ID: fmt.Sprint(i)}
-		check(b, s.PutChunks(b.Context(), a, chunks))
+		check(b, s.PutChunks(b.Context(), f, a, chunks))
 	}
 	b.ReportMetric(float64(len(chunks)*b.N)/b.Elapsed().Seconds(), "rows/s")
 }
@@ -153,8 +154,9 @@ func BenchmarkPutVectors(b *testing.B) {
 	for i := range v {
 		v[i] = journal.Vectors{Hash: testChunks(i + 1)[i].Hash, Data: [][]float32{make([]float32, 384)}}
 	}
+	f := own(b, s)
 	for i := 0; b.Loop(); i++ {
-		check(b, s.PutVectors(b.Context(), journal.Scope{Tenant: "acme", UID: fmt.Sprint(i)}, "m", v))
+		check(b, s.PutVectors(b.Context(), f, journal.Scope{Tenant: "acme", UID: fmt.Sprint(i)}, "m", v))
 	}
 	b.ReportMetric(float64(len(v)*b.N)/b.Elapsed().Seconds(), "rows/s")
 }
@@ -167,6 +169,7 @@ func BenchmarkCommitBesideBulk(b *testing.B) {
 	for i := range chunks {
 		chunks[i].Text = string(bytes.Repeat([]byte("t"), 1000))
 	}
+	f := own(b, s)
 	stop, ended := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -177,7 +180,7 @@ func BenchmarkCommitBesideBulk(b *testing.B) {
 			default:
 			}
 			a := journal.Attempt{Scope: journal.Scope{Tenant: "acme", UID: "u"}, Document: "d", ID: fmt.Sprint(i)}
-			if err := s.PutChunks(context.Background(), a, chunks); err != nil {
+			if err := s.PutChunks(context.Background(), f, a, chunks); err != nil {
 				b.Error(err)
 				return
 			}

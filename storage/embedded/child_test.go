@@ -68,7 +68,7 @@ func childAppend(dir string) error {
 	errs := make([]error, killGrains)
 	for i := range killGrains {
 		wg.Go(func() {
-			f, head, err := s.Acquire(ctx, killGrain(i), "child")
+			f, head, err := s.Acquire(ctx, killGrain(i), journal.Claim{Node: "child"})
 			for err == nil {
 				head++
 				err = s.Append(ctx, f, journal.Batch{Head: head - 1, Events: []journal.Event{{
@@ -166,7 +166,7 @@ func childLimit(dir string) error {
 	if err != nil {
 		return err
 	}
-	f, _, err := s.Acquire(ctx, killGrain(0), "child")
+	f, _, err := s.Acquire(ctx, killGrain(0), journal.Claim{Node: "child"})
 	if err != nil {
 		return err
 	}

@@ -22,20 +22,22 @@ func (s *Store) DeleteAttempts(ctx context.Context, sc journal.Scope, attempts [
 	}
 	removed := 0
 	for _, a := range attempts {
-		p, known, err := s.hideAttempt(ctx, sc, a)
-		if err != nil {
-			return removed, err
-		}
-		if !known {
-			continue
-		}
-		n, err := s.purgeAttempt(context.WithoutCancel(ctx), sc, a, p)
+		n, err := s.deleteAttempt(ctx, sc, a, func(*txn) error { return nil })
 		removed += n
 		if err != nil {
 			return removed, err
 		}
 	}
 	return removed, nil
+}
+
+// deleteAttempt deletes one attempt if allowed says so when it begins.
+func (s *Store) deleteAttempt(ctx context.Context, sc journal.Scope, attempt string, allowed func(*txn) error) (int, error) {
+	p, known, err := s.hideAttempt(ctx, sc, attempt, allowed)
+	if err != nil || !known {
+		return 0, err
+	}
+	return s.purgeAttempt(context.WithoutCancel(ctx), sc, attempt, p)
 }
 
 // purge says which rows of an attempt go: generations below one, except one.
@@ -47,11 +49,14 @@ type purge struct {
 }
 
 // hideAttempt makes an attempt invisible and stops whoever is writing it.
-func (s *Store) hideAttempt(ctx context.Context, sc journal.Scope, attempt string) (purge, bool, error) {
+func (s *Store) hideAttempt(ctx context.Context, sc journal.Scope, attempt string, allowed func(*txn) error) (purge, bool, error) {
 	var p purge
 	var known bool
 	err := s.write(ctx, 256, func(t *txn) error {
-		var err error
+		err := allowed(t)
+		if err != nil {
+			return err
+		}
 		known, err = t.row(`SELECT gen FROM attempts WHERE tenant = ?1 AND uid = ?2 AND attempt = ?3`,
 			[]any{sc.Tenant, sc.UID, attempt}, &p.counted)
 		if err != nil || !known {

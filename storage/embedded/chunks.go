@@ -3,6 +3,7 @@ package embedded
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"granary.dev/granary/actors/journal"
@@ -15,16 +16,18 @@ const (
 )
 
 // PutChunks implements journal.ChunkStore. The chunks are written in parts
-// under a new generation and replace the attempt's old ones in one commit.
+// under a new generation and replace the attempt's old ones in one commit; each
+// part looks at the fence in its own transaction.
 // A second PutChunks or a deletion of the same attempt supersedes one that is
 // still being written, which then fails with journal.ErrUnavailable; nothing
 // of it was visible.
 func (s *Store) PutChunks(ctx context.Context, f journal.Fence, a journal.Attempt, chunks []journal.Chunk) error {
-	if err := checkAttempt(a, chunks); err != nil {
+	if err := errors.Join(checkWriter(f, a.Scope), checkAttempt(a, chunks)); err != nil {
 		return err
 	}
+	current := func(t *txn) error { return checkFence(t, f) }
 	if len(chunks) == 0 {
-		_, err := s.DeleteAttempts(ctx, a.Scope, []string{a.ID})
+		_, err := s.deleteAttempt(ctx, a.Scope, a.ID, current)
 		return err
 	}
 	p := &chunkPut{attempt: a}
@@ -32,11 +35,17 @@ func (s *Store) PutChunks(ctx context.Context, f journal.Fence, a journal.Attemp
 		part, cost := cutPart(rest)
 		rest = rest[len(part):]
 		err := s.write(ctx, cost, func(t *txn) error {
+			if err := current(t); err != nil {
+				return err
+			}
 			if p.gen == 0 {
 				p.gen = s.newGen()
 			}
 			return p.part(t, part, len(part) == len(chunks), len(rest) == 0)
 		})
+		if errors.Is(err, journal.ErrFenced) && p.begun {
+			return s.withdraw(ctx, p, err)
+		}
 		if err != nil {
 			return err // rows already written are collected with the attempt
 		}
@@ -49,10 +58,29 @@ func (s *Store) PutChunks(ctx context.Context, f journal.Fence, a journal.Attemp
 	return err
 }
 
-func checkAttempt(a journal.Attempt, chunks []journal.Chunk) error {
-	if err := checkScope(a.Scope); err != nil {
+// withdraw removes the parts of a writer that lost its grain; readers never saw
+// them. A failure loses nothing: the attempt is listed, and collected.
+func (s *Store) withdraw(ctx context.Context, p *chunkPut, why error) error {
+	a := p.attempt
+	_, err := s.purgeAttempt(context.WithoutCancel(ctx), a.Scope, a.ID, purge{below: p.gen + 1, keep: p.seen, pending: p.gen})
+	if err != nil {
+		return fmt.Errorf("%w (rows of attempt %s remain until they are collected: %w)", why, a.ID, err)
+	}
+	return why
+}
+
+// checkWriter refuses a fence that can say nothing about the scope.
+func checkWriter(f journal.Fence, sc journal.Scope) error {
+	if err := errors.Join(checkIdentity(f.Identity), checkScope(sc)); err != nil {
 		return err
 	}
+	if f.Identity.Tenant != sc.Tenant {
+		return errors.New("embedded: the fence is of another tenant than the scope")
+	}
+	return nil
+}
+
+func checkAttempt(a journal.Attempt, chunks []journal.Chunk) error {
 	if err := checkKeys("attempt", a.ID, "document", a.Document); err != nil {
 		return err
 	}
@@ -83,7 +111,8 @@ type chunkPut struct {
 	attempt   journal.Attempt
 	gen       int64
 	begun     bool
-	leftovers bool // rows of older generations may exist
+	seen      int64 // the generation readers saw when it began, 0: none
+	leftovers bool  // rows of older generations may exist
 }
 
 // part writes one part. The first announces the generation, the last makes it visible.
@@ -127,9 +156,8 @@ func (p *chunkPut) part(t *txn, chunks []journal.Chunk, whole, last bool) error 
 
 func (p *chunkPut) begin(t *txn) error {
 	a := p.attempt
-	var one int
-	known, err := t.row(`SELECT 1 FROM attempts WHERE tenant = ?1 AND uid = ?2 AND attempt = ?3`,
-		[]any{a.Tenant, a.UID, a.ID}, &one)
+	known, err := t.row(`SELECT gen FROM attempts WHERE tenant = ?1 AND uid = ?2 AND attempt = ?3`,
+		[]any{a.Tenant, a.UID, a.ID}, &p.seen)
 	if err != nil {
 		return err
 	}

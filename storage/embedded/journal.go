@@ -106,41 +106,41 @@ func (s *Store) Events(ctx context.Context, id journal.Identity, after int64, li
 
 // Verify implements journal.Store.
 func (s *Store) Verify(ctx context.Context, f journal.Fence) error {
-	o, err := s.Owner(ctx, f.Identity)
-	switch {
-	case errors.Is(err, journal.ErrNotFound):
-		return fenced(f)
-	case err != nil:
+	if err := checkIdentity(f.Identity); err != nil {
 		return err
-	case o.Epoch != f.Epoch || o.Activation != f.Activation || o.Released:
+	}
+	var one int
+	err := s.read.row(ctx, isCurrent, fenceArgs(f), &one)
+	if errors.Is(err, sql.ErrNoRows) {
 		return fenced(f)
 	}
-	return nil
+	return err
 }
 
-// FindIdempotency implements journal.Store.
+// FindIdempotency implements journal.Store. The fence and the key are read by
+// one statement, so that a record of a successor never shows without the
+// successor's fence.
 func (s *Store) FindIdempotency(ctx context.Context, f journal.Fence, key journal.IdempotencyKey,
 ) (journal.Idempotency, bool, error) {
-	id := f.Identity
-	if err := checkIdentity(id); err != nil {
+	if err := checkIdentity(f.Identity); err != nil {
 		return journal.Idempotency{}, false, err
 	}
 	rec := journal.Idempotency{IdempotencyKey: key}
-	var expires int64
+	var hash sql.NullString
+	var expires sql.NullInt64
 	err := s.read.row(ctx, `
-		SELECT i.request_hash, i.response, i.expires FROM idempotency i
-		JOIN owner o ON o.tenant = i.tenant AND o.kind = i.kind AND o.id = i.id AND o.erasures = i.erasures
-		WHERE i.tenant = ?1 AND i.kind = ?2 AND i.id = ?3
-		  AND i.principal = ?4 AND i.method = ?5 AND i.key = ?6 AND i.expires > ?7`,
-		[]any{id.Tenant, id.Kind, id.ID, key.Principal, key.Method, key.Key, micros(s.now())},
-		&rec.RequestHash, &rec.Response, &expires)
-	if errors.Is(err, sql.ErrNoRows) {
-		return journal.Idempotency{}, false, nil
-	}
-	if err != nil {
+		SELECT i.request_hash, i.response, i.expires FROM owner o
+		LEFT JOIN idempotency i ON i.tenant = o.tenant AND i.kind = o.kind AND i.id = o.id AND i.erasures = o.erasures
+			AND i.principal = ?6 AND i.method = ?7 AND i.key = ?8 AND i.expires > ?9
+		WHERE o.tenant = ?1 AND o.kind = ?2 AND o.id = ?3 AND o.epoch = ?4 AND o.activation = ?5 AND o.released = 0`,
+		fenceArgs(f, key.Principal, key.Method, key.Key, micros(s.now())), &hash, &rec.Response, &expires)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return journal.Idempotency{}, false, fenced(f)
+	case err != nil, !hash.Valid:
 		return journal.Idempotency{}, false, err
 	}
-	rec.Expires = fromMicros(expires)
+	rec.RequestHash, rec.Expires = hash.String, fromMicros(expires.Int64)
 	return rec, true, nil
 }
 
@@ -171,5 +171,27 @@ func (s *Store) DueWakeups(ctx context.Context, now time.Time, limit int) ([]jou
 
 // DeadLetters implements journal.Store.
 func (s *Store) DeadLetters(ctx context.Context, after journal.DeadLetterRow, limit int) ([]journal.DeadLetterRow, error) {
-	return nil, ctx.Err()
+	if limit <= 0 {
+		return nil, nil
+	}
+	id := after.Identity
+	var out []journal.DeadLetterRow
+	err := s.read.each(ctx, `
+		SELECT tenant, kind, id, key, name, reason, since FROM dead_letters
+		WHERE (tenant, kind, id, key) > (?1, ?2, ?3, ?4) ORDER BY tenant, kind, id, key LIMIT ?5`,
+		[]any{id.Tenant, id.Kind, id.ID, after.Key, limit}, func(rows *sql.Rows) error {
+			var d journal.DeadLetterRow
+			var since int64
+			err := rows.Scan(&d.Identity.Tenant, &d.Identity.Kind, &d.Identity.ID, &d.Key, &d.Name, &d.Reason, &since)
+			if err != nil {
+				return classify(err)
+			}
+			d.Since = fromMicros(since)
+			out = append(out, d)
+			return nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
 }

@@ -32,6 +32,14 @@ func check(t testing.TB, errs ...error) {
 	}
 }
 
+// own gives the fence of a grain that nobody takes over.
+func own(t testing.TB, s *Store) journal.Fence {
+	t.Helper()
+	f, _, err := s.Acquire(t.Context(), journal.Identity{Kind: "kb", Tenant: "acme", ID: "writer"}, journal.Claim{Node: "n"})
+	check(t, err)
+	return f
+}
+
 // reopen closes the store, opens its folder again and finishes what was interrupted.
 func reopen(t *testing.T, s *Store) *Store {
 	t.Helper()
@@ -46,7 +54,7 @@ func TestC4_InterruptedPutChunksIsInvisibleAndCollected(t *testing.T) {
 	sc := journal.Scope{Tenant: "acme", UID: "u"}
 	kept := journal.Attempt{Scope: sc, Document: "d", Version: 1, ID: "kept"}
 	lost := journal.Attempt{Scope: sc, Document: "d", Version: 2, ID: "lost"}
-	check(t, s.PutChunks(t.Context(), kept, testChunks(5)))
+	check(t, s.PutChunks(t.Context(), own(t, s), kept, testChunks(5)))
 	for _, a := range []journal.Attempt{kept, lost} { // one replaces, one is new; both stop after a part
 		p := &chunkPut{attempt: a, gen: s.newGen()}
 		check(t, s.write(t.Context(), 1, func(tx *txn) error { return p.part(tx, testChunks(3), false, false) }))
@@ -75,7 +83,7 @@ func TestC4_LaterWriteOfAnAttemptSupersedesTheEarlier(t *testing.T) {
 	a := journal.Attempt{Scope: journal.Scope{Tenant: "acme", UID: "u"}, Document: "d", ID: "a"}
 	earlier := &chunkPut{attempt: a, gen: s.newGen()}
 	check(t, s.write(t.Context(), 1, func(tx *txn) error { return earlier.part(tx, testChunks(3), false, false) }))
-	check(t, s.PutChunks(t.Context(), a, testChunks(2)))
+	check(t, s.PutChunks(t.Context(), own(t, s), a, testChunks(2)))
 	err := s.write(t.Context(), 1, func(tx *txn) error { return earlier.part(tx, testChunks(1), false, true) })
 	if !errors.Is(err, journal.ErrUnavailable) {
 		t.Fatalf("the earlier write went on: %v", err)
@@ -89,9 +97,9 @@ func TestC4_InterruptedDeletionIsFinished(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	sc := journal.Scope{Tenant: "acme", UID: "u"}
 	chunks := testChunks(700)
-	check(t, s.PutChunks(t.Context(), journal.Attempt{Scope: sc, Document: "d", ID: "a"}, chunks))
-	check(t, s.PutVectors(t.Context(), sc, "m", []journal.Vectors{{Hash: chunks[0].Hash, Data: [][]float32{{1}}}}))
-	_, _, err := s.hideAttempt(t.Context(), sc, "a")
+	check(t, s.PutChunks(t.Context(), own(t, s), journal.Attempt{Scope: sc, Document: "d", ID: "a"}, chunks))
+	check(t, s.PutVectors(t.Context(), own(t, s), sc, "m", []journal.Vectors{{Hash: chunks[0].Hash, Data: [][]float32{{1}}}}))
+	_, _, err := s.hideAttempt(t.Context(), sc, "a", func(*txn) error { return nil })
 	check(t, err)
 	got, err := s.Chunks(t.Context(), sc, "a", -1, 10)
 	check(t, err)
@@ -109,7 +117,7 @@ func TestC4_InterruptedDeletionIsFinished(t *testing.T) {
 func TestI3_InterruptedEraseIsInvisibleAndFinished(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	id := killGrain(0)
-	f, _, err := s.Acquire(t.Context(), id, "n")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err)
 	key := journal.IdempotencyKey{Principal: "p", Method: "m", Key: "k"}
 	check(t, s.Append(t.Context(), f, journal.Batch{
@@ -121,7 +129,7 @@ func TestI3_InterruptedEraseIsInvisibleAndFinished(t *testing.T) {
 	check(t, s.write(t.Context(), 1, func(tx *txn) error { return markErased(tx, f) }))
 	list, err := s.Events(t.Context(), id, 0, 10)
 	check(t, err)
-	_, found, err := s.FindIdempotency(t.Context(), id, key)
+	_, found, err := s.FindIdempotency(t.Context(), f, key)
 	check(t, err)
 	_, snapErr := s.LoadSnapshot(t.Context(), id)
 	_, indexErr := s.LoadIndex(t.Context(), id)
@@ -144,7 +152,7 @@ func TestI3_InterruptedEraseIsInvisibleAndFinished(t *testing.T) {
 // large index are being written under the same fence.
 func TestI12_IndexOfBeforeAnErasureDoesNotComeBack(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
-	f, _, err := s.Acquire(t.Context(), killGrain(0), "n")
+	f, _, err := s.Acquire(t.Context(), killGrain(0), journal.Claim{Node: "n"})
 	check(t, err)
 	late := indexRow{gen: s.newGen(), parts: 1, inline: []byte{}}
 	check(t, s.Erase(t.Context(), f))
@@ -157,7 +165,7 @@ func TestI12_IndexOfBeforeAnErasureDoesNotComeBack(t *testing.T) {
 func TestIndexPartsThatNothingNamesAreCollected(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	id := killGrain(0)
-	f, _, err := s.Acquire(t.Context(), id, "n")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err)
 	check(t, s.SaveIndex(t.Context(), f, make([]byte, 3<<20)), s.SaveIndex(t.Context(), f, make([]byte, 2<<20)))
 	if n := count(t, s, `SELECT count(*) FROM index_parts`); n != 2 {
@@ -185,7 +193,7 @@ func TestIndexPartsThatNothingNamesAreCollected(t *testing.T) {
 func TestIndexReplacedDuringALoadIsLoadedAnew(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	id := killGrain(0)
-	f, _, err := s.Acquire(t.Context(), id, "n")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err, s.SaveIndex(t.Context(), f, make([]byte, 3<<20)))
 	stale, err := s.readIndexRow(t.Context(), id)
 	check(t, err)
@@ -234,7 +242,7 @@ func TestC3_StrayFilesAreCollectedAndOthersLeftAlone(t *testing.T) {
 func TestExpiredKeysAreCollectedAndSpaceIsGivenBack(t *testing.T) {
 	clock := &testClock{}
 	s := openAt(t, t.TempDir(), clock)
-	f, _, err := s.Acquire(t.Context(), killGrain(0), "n")
+	f, _, err := s.Acquire(t.Context(), killGrain(0), journal.Claim{Node: "n"})
 	check(t, err)
 	for head := range int64(40) {
 		check(t, s.Append(t.Context(), f, journal.Batch{Head: head,
@@ -301,7 +309,7 @@ func wantCorrupt(t *testing.T, what string, err error) {
 func TestVectorsThatChangedOnDiskAreCorrupt(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	sc := journal.Scope{Tenant: "acme", UID: "u"}
-	check(t, s.PutVectors(t.Context(), sc, "m", []journal.Vectors{{Hash: "h", Data: [][]float32{{1, 2}}}}))
+	check(t, s.PutVectors(t.Context(), own(t, s), sc, "m", []journal.Vectors{{Hash: "h", Data: [][]float32{{1, 2}}}}))
 	change(t, s, `UPDATE vectors SET data = CAST(substr(data, 1, 9) || x'77' || substr(data, 11) AS BLOB)`)
 	_, err := s.VectorsByHash(t.Context(), sc, "m", []string{"h"})
 	wantCorrupt(t, "vectors", err)
@@ -313,7 +321,7 @@ func TestVectorsThatChangedOnDiskAreCorrupt(t *testing.T) {
 func TestI12_StateAndIndexThatChangedOnDiskAreCorrupt(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	id := killGrain(0)
-	f, _, err := s.Acquire(t.Context(), id, "n")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err)
 	load := func() error { _, err := s.LoadSnapshot(t.Context(), id); return err }
 	loadIndex := func() error { _, err := s.LoadIndex(t.Context(), id); return err }

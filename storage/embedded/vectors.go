@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"granary.dev/granary/actors/journal"
@@ -12,11 +13,11 @@ import (
 // PutVectors implements journal.ChunkStore. Many vectors are written in parts:
 // after a failure some may be there, which a checkpoint is for.
 func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scope, model string, v []journal.Vectors) error {
-	if err := checkScope(sc); err != nil {
+	if err := errors.Join(checkWriter(f, sc), checkKeys("model", model)); err != nil {
 		return err
 	}
-	if err := checkKeys("model", model); err != nil {
-		return err
+	if len(v) == 0 {
+		return s.Verify(ctx, f)
 	}
 	packed := make([][]byte, len(v))
 	for i := range v {
@@ -35,6 +36,9 @@ func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scop
 			to++
 		}
 		err := s.write(ctx, cost, func(t *txn) error {
+			if err := checkFence(t, f); err != nil {
+				return err
+			}
 			return insertVectors(t, sc, model, v[from:to], packed[from:to])
 		})
 		if err != nil {

@@ -56,7 +56,7 @@ func waiting(t *testing.T, queue chan *op, n int) {
 func TestContextThatEndsInTheQueueWritesNothing(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	id := killGrain(0)
-	f, _, err := s.Acquire(t.Context(), id, "n")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestWaitingOperationsShareOneCommit(t *testing.T) {
 	var wg sync.WaitGroup
 	errs := make([]error, n)
 	for i := range n {
-		wg.Go(func() { _, _, errs[i] = s.Acquire(context.Background(), killGrain(i), "n") })
+		wg.Go(func() { _, _, errs[i] = s.Acquire(context.Background(), killGrain(i), journal.Claim{Node: "n"}) })
 	}
 	waiting(t, s.writer.small, n)
 	letGo()
@@ -192,8 +192,8 @@ func TestFailingOperationIsRolledBackAlone(t *testing.T) {
 func TestI4_FullDatabaseWritesNothingOfTheGroup(t *testing.T) {
 	s := openQuiet(t)
 	small, big := killGrain(0), killGrain(1)
-	f, _, err1 := s.Acquire(t.Context(), small, "n")
-	g, _, err2 := s.Acquire(t.Context(), big, "n")
+	f, _, err1 := s.Acquire(t.Context(), small, journal.Claim{Node: "n"})
+	g, _, err2 := s.Acquire(t.Context(), big, journal.Claim{Node: "n"})
 	pages := count(t, s, `SELECT page_count FROM pragma_page_count`)
 	err3 := s.setPageLimit(pages + 20)
 	if err := errors.Join(err1, err2, err3); err != nil {

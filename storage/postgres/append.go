@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -33,6 +31,8 @@ const (
 	withKeys
 	withClear
 	withSet
+	withRevived
+	withDead
 	withClaims
 	appendShapes
 )
@@ -65,6 +65,15 @@ const (
 	INSERT INTO wakeups (tenant, kind, id, key, due)
 	SELECT $1, $2, $3, w.key, w.due FROM fenced, unnest($%d::text[], $%d::timestamptz[]) AS w (key, due)
 	ON CONFLICT (tenant, kind, id, key) DO UPDATE SET due = excluded.due)`
+	appendRevived = `, revived AS (
+	DELETE FROM dead_letters d USING fenced
+	WHERE d.tenant = $1 AND d.kind = $2 AND d.id = $3 AND d.key = ANY ($%d::text[]))`
+	appendDead = `, dead AS (
+	INSERT INTO dead_letters (tenant, kind, id, key, name, reason, since)
+	SELECT $1, $2, $3, d.key, d.name, d.reason, d.since
+	FROM fenced, unnest($%d::text[], $%d::text[], $%d::text[], $%d::timestamptz[]) AS d (key, name, reason, since)
+	ON CONFLICT (tenant, kind, id, key) DO UPDATE SET
+		name = excluded.name, reason = excluded.reason, since = excluded.since)`
 	appendClaims = `, claimed AS (
 	UPDATE blobs b SET owner_kind = $2, owner_id = $3 FROM fenced
 	WHERE b.tenant = $1 AND b.id = ANY ($%d::text[]) AND b.ready AND NOT b.deleted
@@ -103,6 +112,8 @@ func appendStatement(shape int) string {
 	add(withKeys, appendKeys, short("keyed", fmt.Sprintf("%d::text[]", next), codeKey))
 	add(withClear, appendClear, "")
 	add(withSet, appendSet, "")
+	add(withRevived, appendRevived, "")
+	add(withDead, appendDead, "")
 	add(withClaims, appendClaims, short("claimed", fmt.Sprintf("%d::text[]", next), codeBlob))
 	if checks.Len() == 0 {
 		return with.String() + " SELECT true FROM fenced"
@@ -119,124 +130,6 @@ func (s *Store) appendBatch(ctx context.Context, q querier, f journal.Fence, b j
 		return fenced(f)
 	}
 	return err
-}
-
-func appendArgs(f journal.Fence, b journal.Batch) (shape int, args []any) {
-	id := f.Identity
-	args = []any{id.Tenant, id.Kind, id.ID, f.Epoch, f.Activation, b.Head, len(b.Events)}
-	add := func(flag, n int, more ...any) {
-		if n > 0 {
-			shape |= flag
-			args = append(args, more...)
-		}
-	}
-	e := b.Events
-	add(withEvents, len(e), column(e, func(e *journal.Event) time.Time { return e.Time }),
-		column(e, func(e *journal.Event) string { return e.Type }),
-		column(e, func(e *journal.Event) string { return e.Principal }),
-		column(e, func(e *journal.Event) string { return e.RequestID }),
-		column(e, func(e *journal.Event) []byte { return blob(e.Data) }))
-	k := b.Idempotency
-	add(withKeys, len(k), column(k, func(k *journal.Idempotency) string { return k.Principal }),
-		column(k, func(k *journal.Idempotency) string { return k.Method }),
-		column(k, func(k *journal.Idempotency) string { return k.Key }),
-		column(k, func(k *journal.Idempotency) string { return k.RequestHash }),
-		column(k, func(k *journal.Idempotency) []byte { return blob(k.Response) }),
-		column(k, func(k *journal.Idempotency) time.Time { return k.Expires }))
-	set, cleared := wakeups(b)
-	add(withClear, len(cleared), cleared)
-	add(withSet, len(set), column(set, func(w *journal.Wakeup) string { return w.Key }),
-		column(set, func(w *journal.Wakeup) time.Time { return w.Due }))
-	claims := slices.Compact(slices.Sorted(slices.Values(b.ClaimBlobs)))
-	add(withClaims, len(claims), claims)
-	return shape, args
-}
-
-// wakeups gives each key once: the last setting of a key counts, and setting
-// wins over clearing. One statement cannot touch a row twice.
-func wakeups(b journal.Batch) (set []journal.Wakeup, cleared []string) {
-	place := make(map[string]int, len(b.SetWakeups))
-	for _, w := range b.SetWakeups {
-		if i, twice := place[w.Key]; twice {
-			set[i] = w
-			continue
-		}
-		place[w.Key] = len(set)
-		set = append(set, w)
-	}
-	for _, key := range b.ClearWakeups {
-		if _, kept := place[key]; !kept && isText(key) { // what is no text was never set
-			cleared = append(cleared, key)
-		}
-	}
-	return set, cleared
-}
-
-// column picks one field of all rows.
-func column[T, F any](rows []T, pick func(*T) F) []F {
-	out := make([]F, len(rows))
-	for i := range rows {
-		out[i] = pick(&rows[i])
-	}
-	return out
-}
-
-// blob keeps nil from becoming NULL.
-func blob(b []byte) []byte {
-	if b == nil {
-		return []byte{}
-	}
-	return b
-}
-
-// checkBatch refuses batches that no holder may send: a mistake of the caller.
-func checkBatch(f journal.Fence, b journal.Batch) error {
-	if err := checkIdentity(f.Identity); err != nil {
-		return err
-	}
-	if err := checkText("activation", f.Activation); err != nil {
-		return err
-	}
-	if b.Head < 0 {
-		return fmt.Errorf("%w: batch at head %d", ErrInvalid, b.Head)
-	}
-	for i, e := range b.Events {
-		if want := b.Head + int64(i) + 1; e.Seq != want {
-			return fmt.Errorf("%w: event %d of the batch has sequence number %d, want %d", ErrInvalid, i, e.Seq, want)
-		}
-		if err := checkKeys("event type", e.Type); err != nil {
-			return err
-		}
-		if err := checkText("principal", e.Principal, "request id", e.RequestID); err != nil {
-			return err
-		}
-	}
-	for _, w := range b.SetWakeups {
-		if err := checkKeys("wake-up key", w.Key); err != nil {
-			return err
-		}
-	}
-	for _, blob := range b.ClaimBlobs {
-		if !isText(blob) {
-			return fmt.Errorf("%w: blob to claim", journal.ErrNotFound)
-		}
-	}
-	return checkKeysOnce(b.Idempotency)
-}
-
-func checkKeysOnce(recs []journal.Idempotency) error {
-	seen := make(map[journal.IdempotencyKey]struct{}, len(recs))
-	for _, r := range recs {
-		if _, twice := seen[r.IdempotencyKey]; twice {
-			return fmt.Errorf("%w: one idempotency key twice in a batch", ErrInvalid)
-		}
-		seen[r.IdempotencyKey] = struct{}{}
-		err := checkText("principal", r.Principal, "method", r.Method, "idempotency key", r.Key, "request hash", r.RequestHash)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // isNoRows tells an empty answer.

@@ -64,7 +64,7 @@ type appendRun struct {
 func newAppendRun(b *testing.B, s journal.Store, writers int) *appendRun {
 	r := &appendRun{s: s, heads: make([]int64, writers)}
 	for w := range writers {
-		f, _, err := s.Acquire(b.Context(), journal.Identity{Kind: "kb", Tenant: "acme", ID: fmt.Sprint("k", w)}, "n")
+		f, _, err := s.Acquire(b.Context(), journal.Identity{Kind: "kb", Tenant: "acme", ID: fmt.Sprint("k", w)}, journal.Claim{Node: "n"})
 		check(b, err)
 		r.fences = append(r.fences, f)
 	}
@@ -107,15 +107,21 @@ func BenchmarkAppend(b *testing.B) {
 	}
 }
 
-func benchPut(b *testing.B, name string, n int, put func(s journal.ChunkStore, id string) error) {
+type benchStore interface {
+	journal.Store
+	journal.ChunkStore
+}
+
+func benchPut(b *testing.B, name string, n int, put func(s journal.ChunkStore, f journal.Fence, id string) error) {
 	b.Run(name, func(b *testing.B) {
 		pg, lite := benchStores(b)
 		last := 0
-		run := func(s journal.ChunkStore) func() {
+		run := func(s benchStore) func() {
+			f := own(b, s)
 			return func() {
 				for range b.N {
 					last++
-					check(b, put(s, fmt.Sprint(last)))
+					check(b, put(s, f, fmt.Sprint(last)))
 				}
 			}
 		}
@@ -125,25 +131,25 @@ func benchPut(b *testing.B, name string, n int, put func(s journal.ChunkStore, i
 	})
 }
 
-// BenchmarkPut: rows per second of chunks of 1 KB, in one statement (unnest)
-// and by COPY, and of vectors of 384 dimensions.
+// BenchmarkPut: rows per second of chunks of 1 KB, in one statement and in several,
+// and of vectors of 384 dimensions.
 func BenchmarkPut(b *testing.B) {
 	for _, n := range []int{100, 2000} {
 		chunks := testChunks(n, 0)
 		for i := range chunks {
 			chunks[i].Text = string(bytes.Repeat([]byte("t"), 1000))
 		}
-		benchPut(b, fmt.Sprint("chunks=", n), n, func(s journal.ChunkStore, id string) error {
+		benchPut(b, fmt.Sprint("chunks=", n), n, func(s journal.ChunkStore, f journal.Fence, id string) error {
 			a := journal.Attempt{Scope: journal.Scope{Tenant: "acme", UID: id}, Document: "d", ID: id}
-			return s.PutChunks(b.Context(), a, chunks)
+			return s.PutChunks(b.Context(), f, a, chunks)
 		})
 	}
 	vectors := make([]journal.Vectors, 2000)
 	for i := range vectors {
 		vectors[i] = journal.Vectors{Hash: fmt.Sprintf("%064d", i), Data: [][]float32{make([]float32, 384)}}
 	}
-	benchPut(b, "vectors=2000", len(vectors), func(s journal.ChunkStore, id string) error {
-		return s.PutVectors(b.Context(), journal.Scope{Tenant: "acme", UID: id}, "m", vectors)
+	benchPut(b, "vectors=2000", len(vectors), func(s journal.ChunkStore, f journal.Fence, id string) error {
+		return s.PutVectors(b.Context(), f, journal.Scope{Tenant: "acme", UID: id}, "m", vectors)
 	})
 }
 
@@ -157,7 +163,7 @@ func BenchmarkActivate(b *testing.B) {
 	const grains = 100
 	for _, s := range []journal.Store{pg, lite} {
 		for i := range grains {
-			f, _, err := s.Acquire(b.Context(), grain(i), "n")
+			f, _, err := s.Acquire(b.Context(), grain(i), journal.Claim{Node: "n"})
 			check(b, err, s.Append(b.Context(), f, journal.Batch{Events: testEvents(0, 12, "e")}),
 				s.SaveSnapshot(b.Context(), f, journal.Snapshot{Seq: 10, State: make([]byte, 440)}))
 		}
@@ -165,7 +171,7 @@ func BenchmarkActivate(b *testing.B) {
 	run := func(s journal.Store) func() {
 		return func() {
 			for i := range b.N {
-				_, head, err := s.Acquire(b.Context(), grain(i%grains), "n")
+				_, head, err := s.Acquire(b.Context(), grain(i%grains), journal.Claim{Node: "n"})
 				check(b, err)
 				snap, err := s.LoadSnapshot(b.Context(), grain(i%grains))
 				check(b, err)

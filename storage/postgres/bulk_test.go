@@ -134,7 +134,7 @@ func TestOneNodeCollectsAtATime(t *testing.T) {
 func TestInterruptedErasureAndIndexAreFinishedByTheCollection(t *testing.T) {
 	s := openAt(t, shared.Database(t))
 	id := journal.Identity{Kind: "kb", Tenant: "acme", ID: "k"}
-	f, _, err := s.Acquire(t.Context(), id, "n")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err, s.Append(t.Context(), f, journal.Batch{Events: testEvents(0, 2500, "e")}))
 	check(t, s.SaveIndex(t.Context(), f, make([]byte, 3*indexPart)))
 	check(t, s.bulk.write(t.Context(), func(ctx context.Context, q querier) error { // and then the node died
@@ -154,7 +154,7 @@ func TestInterruptedErasureAndIndexAreFinishedByTheCollection(t *testing.T) {
 
 func TestIndexWhosePartsAreGoneIsNotPublished(t *testing.T) {
 	s := openAt(t, shared.Database(t))
-	f, _, err := s.Acquire(t.Context(), journal.Identity{Kind: "kb", Tenant: "acme", ID: "k"}, "n")
+	f, _, err := s.Acquire(t.Context(), journal.Identity{Kind: "kb", Tenant: "acme", ID: "k"}, journal.Claim{Node: "n"})
 	check(t, err)
 	save := &indexSave{fence: f, inline: []byte{}}
 	check(t, s.saveParts(t.Context(), save, make([]byte, 2*indexPart)))

@@ -70,7 +70,7 @@ func TestE5_StoppedOwnerInATransactionDoesNotBlockTheTakeover(t *testing.T) {
 	url := shared.Database(t)
 	s := openAt(t, url)
 	id := journal.Identity{Kind: "kb", Tenant: "acme", ID: "k"}
-	f, _, err := s.Acquire(t.Context(), id, "old")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "old"})
 	check(t, err)
 	task, err := json.Marshal(childTask{url, f})
 	check(t, err)
@@ -87,7 +87,7 @@ func TestE5_StoppedOwnerInATransactionDoesNotBlockTheTakeover(t *testing.T) {
 	}
 	check(t, child.Process.Signal(syscall.SIGSTOP))
 	start := time.Now()
-	next, head, err := s.Acquire(t.Context(), id, "new")
+	next, head, err := s.Acquire(t.Context(), id, journal.Claim{Node: "new"})
 	took := time.Since(start)
 	check(t, err, child.Process.Signal(syscall.SIGCONT))
 	if head != 0 || next.Epoch != f.Epoch+1 {

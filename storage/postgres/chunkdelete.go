@@ -31,29 +31,32 @@ func (s *Store) DeleteAttempts(ctx context.Context, sc journal.Scope, attempts [
 	return removed, nil
 }
 
-func deleteAttemptOn(ctx context.Context, tx pgx.Tx, sc journal.Scope, attempt string, n *int) error {
-	if err := lockScope(ctx, tx, sc, true); err != nil {
+func deleteAttemptOn(ctx context.Context, tx pgx.Tx, sc journal.Scope, attempt string, n *int) (err error) {
+	if err := lockScope(ctx, tx, sc); err != nil {
 		return err
 	}
-	_, err := tx.Exec(ctx, `DELETE FROM attempts WHERE tenant = $1 AND uid = $2 AND attempt = $3`, sc.Tenant, sc.UID, attempt)
-	if err != nil {
-		return err
-	}
-	var hashes []string
-	if *n, hashes, err = dropChunks(ctx, tx, sc, attempt); err != nil {
-		return err
-	}
-	return dropVectors(ctx, tx, sc, hashes)
+	*n, err = dropAttempt(ctx, tx, sc, attempt)
+	return err
 }
 
-// lockScope takes the scope's lock, alone or shared, in a statement of its
-// own: the statements after it see what was committed until then.
-func lockScope(ctx context.Context, tx pgx.Tx, sc journal.Scope, alone bool) error {
-	query := `SELECT pg_advisory_xact_lock_shared($1)`
-	if alone {
-		query = `SELECT pg_advisory_xact_lock($1)`
+// dropAttempt removes an attempt under the scope's lock and tells how many
+// chunks it had.
+func dropAttempt(ctx context.Context, tx pgx.Tx, sc journal.Scope, attempt string) (int, error) {
+	_, err := tx.Exec(ctx, `DELETE FROM attempts WHERE tenant = $1 AND uid = $2 AND attempt = $3`, sc.Tenant, sc.UID, attempt)
+	if err != nil {
+		return 0, err
 	}
-	_, err := tx.Exec(ctx, query, scopeLock(sc))
+	n, hashes, err := dropChunks(ctx, tx, sc, attempt)
+	if err != nil {
+		return 0, err
+	}
+	return n, dropVectors(ctx, tx, sc, hashes)
+}
+
+// lockScope takes the scope's lock alone, in a statement of its own: those after
+// it see what was committed until then, and so all of the writers it waited for.
+func lockScope(ctx context.Context, q querier, sc journal.Scope) error {
+	_, err := q.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, scopeLock(sc))
 	return err
 }
 
@@ -87,7 +90,7 @@ func (s *Store) DeleteScope(ctx context.Context, sc journal.Scope) (chunks, vect
 	}
 	for n := rowStep; n >= rowStep; {
 		err := s.bulk.transact(ctx, func(ctx context.Context, tx pgx.Tx) error {
-			if err := lockScope(ctx, tx, sc, true); err != nil {
+			if err := lockScope(ctx, tx, sc); err != nil {
 				return err
 			}
 			tag, err := tx.Exec(ctx, `

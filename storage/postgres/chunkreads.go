@@ -82,12 +82,17 @@ func (s *Store) CountChunks(ctx context.Context, sc journal.Scope, attempt, mode
 	return chunks, embedded, err
 }
 
-// AttemptsOf implements journal.ChunkStore.
+// AttemptsOf implements journal.ChunkStore. Having had the scope's lock for a
+// moment, alone, is enough: a writer that gets it later looks at its fence later.
 func (s *Store) AttemptsOf(ctx context.Context, sc journal.Scope) ([]journal.Attempt, error) {
 	if err := checkScope(sc); err != nil {
 		return nil, err
 	}
-	return collect(ctx, s.commits, `
+	err := s.bulk.read(ctx, func(ctx context.Context, q querier) error { return lockScope(ctx, q, sc) })
+	if err != nil {
+		return nil, err
+	}
+	return collect(ctx, s.bulk, `
 		SELECT attempt, document, version FROM attempts WHERE tenant = $1 AND uid = $2 ORDER BY attempt`,
 		[]any{sc.Tenant, sc.UID}, func(r pgx.CollectableRow) (journal.Attempt, error) {
 			a := journal.Attempt{Scope: sc}

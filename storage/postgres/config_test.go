@@ -124,7 +124,7 @@ func TestD4_PoolMetricsShowWhoWaits(t *testing.T) {
 func TestMalformedTextIsRefusedBeforeItIsSent(t *testing.T) {
 	s := openAt(t, shared.Database(t))
 	id := journal.Identity{Kind: "kb", Tenant: "a", ID: "k"}
-	f, _, err := s.Acquire(t.Context(), id, "n")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err)
 	bad := testEvents(0, 1, "e")
 	bad[0].Principal = "nul\x00"
@@ -138,7 +138,7 @@ func TestMalformedTextIsRefusedBeforeItIsSent(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	_, ok, err := s.FindIdempotency(t.Context(), id, journal.IdempotencyKey{Key: "\x00"})
+	_, ok, err := s.FindIdempotency(t.Context(), f, journal.IdempotencyKey{Key: "\x00"})
 	if err != nil || ok {
 		t.Fatalf("a key that cannot be: %v, %v", ok, err)
 	}

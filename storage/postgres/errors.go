@@ -15,8 +15,9 @@ import (
 
 // Codes granary_refuse raises, of a class that PostgreSQL does not use.
 const (
-	codeBlob = "GR001" // a blob to claim is not there or another grain's
-	codeKey  = "GR002" // an idempotency key is already applied
+	codeBlob  = "GR001" // a blob to claim is not there or another grain's
+	codeKey   = "GR002" // an idempotency key is already applied
+	codeFence = "GR003" // the fence is not the current one
 )
 
 // SQLSTATEs that are told apart.
@@ -81,6 +82,8 @@ func serverError(err error) error {
 		return fmt.Errorf("%w: blob to claim", journal.ErrNotFound)
 	case code == codeKey:
 		return fmt.Errorf("%w: an idempotency key is already applied", journal.ErrFenced)
+	case code == codeFence:
+		return journal.ErrFenced
 	case strings.HasPrefix(code, "22"), code == codeTooLong:
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	case code == "XX001", code == "XX002": // a page or an index is damaged
@@ -99,6 +102,11 @@ const maxKey = 512
 
 // isText says whether PostgreSQL can store s as text.
 func isText(s string) bool { return utf8.ValidString(s) && strings.IndexByte(s, 0) < 0 }
+
+// asText replaces what PostgreSQL's text cannot hold: for what only people read.
+func asText(s string) string {
+	return strings.ToValidUTF8(strings.ReplaceAll(s, "\x00", "\uFFFD"), "\uFFFD")
+}
 
 // checkText refuses what PostgreSQL's text cannot hold.
 func checkText(pairs ...string) error {
@@ -127,6 +135,25 @@ func checkIdentity(id journal.Identity) error {
 	return checkKeys("tenant", id.Tenant, "kind", id.Kind, "id", id.ID)
 }
 
+// checkFence refuses what no acquisition can have given.
+func checkFence(f journal.Fence) error {
+	if err := checkIdentity(f.Identity); err != nil {
+		return err
+	}
+	return checkText("activation", f.Activation)
+}
+
 func checkScope(s journal.Scope) error {
 	return checkKeys("tenant", s.Tenant, "uid", s.UID)
+}
+
+// checkWriter refuses a fence that can say nothing about the scope.
+func checkWriter(f journal.Fence, sc journal.Scope) error {
+	if err := errors.Join(checkFence(f), checkScope(sc)); err != nil {
+		return err
+	}
+	if f.Identity.Tenant != sc.Tenant {
+		return fmt.Errorf("%w: the fence is of another tenant than the scope", ErrInvalid)
+	}
+	return nil
 }

@@ -250,7 +250,7 @@ func takeover(t *testing.T, s *Store, w fencedWrite, order string) (acknowledged
 	t.Helper()
 	ctx := t.Context()
 	id := journal.Identity{Kind: "kb", Tenant: "acme", ID: uuid.NewString()}
-	f, _, err := s.Acquire(ctx, id, "old")
+	f, _, err := s.Acquire(ctx, id, journal.Claim{Node: "old"})
 	check(t, err)
 	const head = 2
 	check(t, s.Append(ctx, f, journal.Batch{Events: testEvents(0, head, "seed"), SetWakeups: []journal.Wakeup{{Key: "seed", Due: time.Now()}}}),

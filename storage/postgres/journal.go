@@ -115,46 +115,63 @@ func (s *Store) Events(ctx context.Context, id journal.Identity, after int64, li
 		})
 }
 
+// findKey looks the fence up and the key beside it: one snapshot for both, so
+// that a record of a successor never shows without the successor's fence.
+const findKey = `
+	SELECT i.request_hash, i.response, i.expires FROM owner o
+	LEFT JOIN idempotency i ON i.tenant = o.tenant AND i.kind = o.kind AND i.id = o.id AND i.erasures = o.erasures
+		AND i.principal = $6 AND i.method = $7 AND i.key = $8 AND i.expires > now()
+	WHERE o.tenant = $1 AND o.kind = $2 AND o.id = $3 AND o.epoch = $4 AND o.activation = $5 AND NOT o.released`
+
 // FindIdempotency implements journal.Store.
 func (s *Store) FindIdempotency(ctx context.Context, f journal.Fence, key journal.IdempotencyKey,
-) (journal.Idempotency, bool, error) {
-	id := f.Identity
-	if err := checkIdentity(id); err != nil {
-		return journal.Idempotency{}, false, err
+) (rec journal.Idempotency, ok bool, err error) {
+	if err := checkFence(f); err != nil {
+		return rec, false, err
 	}
 	if checkText("", key.Principal, "", key.Method, "", key.Key) != nil {
-		return journal.Idempotency{}, false, ctx.Err() // no such key can have been recorded
+		return rec, false, s.Verify(ctx, f) // no such key can have been recorded
 	}
-	rec := journal.Idempotency{IdempotencyKey: key}
-	err := s.row(ctx, `
-		SELECT i.request_hash, i.response, i.expires FROM idempotency i
-		JOIN owner o ON o.tenant = i.tenant AND o.kind = i.kind AND o.id = i.id AND o.erasures = i.erasures
-		WHERE i.tenant = $1 AND i.kind = $2 AND i.id = $3
-		  AND i.principal = $4 AND i.method = $5 AND i.key = $6 AND i.expires > now()`,
-		[]any{id.Tenant, id.Kind, id.ID, key.Principal, key.Method, key.Key},
-		&rec.RequestHash, &rec.Response, &rec.Expires)
-	if isNoRows(err) {
-		return journal.Idempotency{}, false, nil
-	}
-	if err != nil {
+	err = s.commits.read(ctx, func(ctx context.Context, q querier) error {
+		rec, ok, err = findKeyOn(ctx, q, f, key)
+		return err
+	})
+	return rec, ok, err
+}
+
+func findKeyOn(ctx context.Context, q querier, f journal.Fence, key journal.IdempotencyKey,
+) (rec journal.Idempotency, ok bool, err error) {
+	var hash *string
+	var expires *time.Time
+	err = q.QueryRow(ctx, findKey, fenceArgs(f, key.Principal, key.Method, key.Key)...).Scan(&hash, &rec.Response, &expires)
+	switch {
+	case isNoRows(err):
+		return journal.Idempotency{}, false, fenced(f)
+	case err != nil, hash == nil || expires == nil:
 		return journal.Idempotency{}, false, err
 	}
-	rec.Expires = rec.Expires.UTC()
+	rec.IdempotencyKey, rec.RequestHash, rec.Expires = key, *hash, expires.UTC()
 	return rec, true, nil
 }
 
 // Verify implements journal.Store.
 func (s *Store) Verify(ctx context.Context, f journal.Fence) error {
-	o, err := s.Owner(ctx, f.Identity)
-	switch {
-	case errors.Is(err, journal.ErrNotFound):
-		return fenced(f)
-	case err != nil:
+	if err := checkFence(f); err != nil {
 		return err
-	case o.Epoch != f.Epoch || o.Activation != f.Activation || o.Released:
+	}
+	return s.commits.read(ctx, func(ctx context.Context, q querier) error { return verifyOn(ctx, q, f) })
+}
+
+func verifyOn(ctx context.Context, q querier, f journal.Fence) error {
+	var current bool
+	err := q.QueryRow(ctx, `
+		SELECT true FROM owner
+		WHERE tenant = $1 AND kind = $2 AND id = $3 AND epoch = $4 AND activation = $5 AND NOT released`,
+		fenceArgs(f)...).Scan(&current)
+	if isNoRows(err) {
 		return fenced(f)
 	}
-	return nil
+	return err
 }
 
 // DueWakeups implements journal.Store.
@@ -192,5 +209,20 @@ func collect[T any](ctx context.Context, p *pool, query string, args []any, scan
 
 // DeadLetters implements journal.Store.
 func (s *Store) DeadLetters(ctx context.Context, after journal.DeadLetterRow, limit int) ([]journal.DeadLetterRow, error) {
-	return nil, ctx.Err()
+	if limit <= 0 {
+		return nil, nil
+	}
+	id := after.Identity
+	if err := checkText("tenant", id.Tenant, "kind", id.Kind, "id", id.ID, "dead letter key", after.Key); err != nil {
+		return nil, err
+	}
+	return collect(ctx, s.commits, `
+		SELECT tenant, kind, id, key, name, reason, since FROM dead_letters
+		WHERE (tenant, kind, id, key) > ($1, $2, $3, $4) ORDER BY tenant, kind, id, key LIMIT $5`,
+		[]any{id.Tenant, id.Kind, id.ID, after.Key, limit}, func(r pgx.CollectableRow) (journal.DeadLetterRow, error) {
+			var d journal.DeadLetterRow
+			err := r.Scan(&d.Identity.Tenant, &d.Identity.Kind, &d.Identity.ID, &d.Key, &d.Name, &d.Reason, &d.Since)
+			d.Since = d.Since.UTC()
+			return d, err
+		})
 }

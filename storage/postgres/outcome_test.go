@@ -32,7 +32,7 @@ func blockAppend(t *testing.T) *blockedAppend {
 	b := &blockedAppend{s: openAt(t, url), result: make(chan error, 1)}
 	id := journal.Identity{Kind: "kb", Tenant: "acme", ID: "k"}
 	var err error
-	b.f, _, err = b.s.Acquire(t.Context(), id, "n")
+	b.f, _, err = b.s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err)
 	b.holder, err = pgx.Connect(t.Context(), url)
 	check(t, err)
@@ -105,7 +105,7 @@ func TestDatabaseThatIsDownIsUnavailableAndComesBack(t *testing.T) {
 	srv := ownServer(t, pgtest.Options{})
 	s := openAt(t, srv.URL("postgres"))
 	id := journal.Identity{Kind: "kb", Tenant: "acme", ID: "k"}
-	f, _, err := s.Acquire(t.Context(), id, "n")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err)
 	url := srv.URL("postgres")
 	check(t, srv.Pause())
@@ -131,7 +131,7 @@ func TestDatabaseThatIsDownIsUnavailableAndComesBack(t *testing.T) {
 func TestClosedStoreIsUnavailable(t *testing.T) {
 	s := openAt(t, shared.Database(t))
 	id := journal.Identity{Kind: "kb", Tenant: "acme", ID: "k"}
-	f, _, err := s.Acquire(t.Context(), id, "n")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err, s.Close(), s.Close())
 	if err := s.Append(t.Context(), f, journal.Batch{}); !errors.Is(err, journal.ErrUnavailable) {
 		t.Fatal(err)

@@ -59,14 +59,14 @@ func (l *loader) once(ctx context.Context, key string) error {
 		} else if !errors.Is(err, journal.ErrUnavailable) {
 			return fmt.Errorf("append: %w", err)
 		}
-		for l.f, l.head, err = l.s.Acquire(ctx, l.id, "n"); err != nil; l.f, l.head, err = l.s.Acquire(ctx, l.id, "n") {
+		for l.f, l.head, err = l.s.Acquire(ctx, l.id, journal.Claim{Node: "n"}); err != nil; l.f, l.head, err = l.s.Acquire(ctx, l.id, journal.Claim{Node: "n"}) {
 			if !errors.Is(err, journal.ErrUnavailable) {
 				return fmt.Errorf("acquire: %w", err)
 			}
 		}
-		_, applied, err := l.s.FindIdempotency(ctx, l.id, k)
+		_, applied, err := l.s.FindIdempotency(ctx, l.f, k)
 		for errors.Is(err, journal.ErrUnavailable) {
-			_, applied, err = l.s.FindIdempotency(ctx, l.id, k)
+			_, applied, err = l.s.FindIdempotency(ctx, l.f, k)
 		}
 		if err != nil || applied {
 			l.found++
@@ -113,7 +113,7 @@ func TestI4_I5_AcknowledgedSurvivesACrashOfTheServerInTheMiddleOfALoad(t *testin
 		l := &loader{s: s, id: journal.Identity{Kind: "kb", Tenant: "acme", ID: fmt.Sprint("k", i)}, acked: map[string]bool{}, commits: &commits}
 		loaders[i] = l
 		var err error
-		l.f, l.head, err = s.Acquire(ctx, l.id, "n")
+		l.f, l.head, err = s.Acquire(ctx, l.id, journal.Claim{Node: "n"})
 		check(t, err)
 		wg.Go(func() { errs[i] = l.run(ctx, stop) })
 	}

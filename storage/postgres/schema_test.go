@@ -56,7 +56,7 @@ func TestNodesThatStartAtOnceMigrateOnce(t *testing.T) {
 	wg.Wait()
 	check(t, errors.Join(errs...))
 	s := openAt(t, url)
-	_, _, err := s.Acquire(t.Context(), journal.Identity{Kind: "kb", Tenant: "a", ID: "k"}, "n")
+	_, _, err := s.Acquire(t.Context(), journal.Identity{Kind: "kb", Tenant: "a", ID: "k"}, journal.Claim{Node: "n"})
 	check(t, err)
 }
 
@@ -66,7 +66,7 @@ func TestH3_RollingUpgradeDoesNotStopTheNodesOfTheVersionBefore(t *testing.T) {
 	url := shared.Database(t)
 	s := openAt(t, url)
 	id := journal.Identity{Kind: "kb", Tenant: "acme", ID: "k"}
-	f, _, err := s.Acquire(t.Context(), id, "old version")
+	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "old version"})
 	check(t, err)
 	// A session with an open transaction makes the migration wait, and try again.
 	slow, err := pgx.Connect(t.Context(), url)
@@ -77,10 +77,10 @@ func TestH3_RollingUpgradeDoesNotStopTheNodesOfTheVersionBefore(t *testing.T) {
 
 	migrated := make(chan error, 1)
 	go func() {
-		migrated <- migrateTo(t.Context(), t, url, map[string]string{"00003_next.sql": `
+		migrated <- migrateTo(t.Context(), t, url, map[string]string{"00098_next.sql": `
 			ALTER TABLE owner ADD COLUMN shard integer NOT NULL DEFAULT 0;
 			ALTER TABLE events ADD COLUMN trace text NOT NULL DEFAULT '';
-			CREATE TABLE node_lease (node text PRIMARY KEY);`})
+			CREATE TABLE of_the_next (node text PRIMARY KEY);`})
 	}()
 	head := int64(0)
 	for waiting := true; waiting; { // appends until the migration has waited for the slow one, and a while after
@@ -113,7 +113,7 @@ func TestH3_RollingUpgradeDoesNotStopTheNodesOfTheVersionBefore(t *testing.T) {
 
 	// Two versions on, the floor rises above this binary.
 	check(t, migrateTo(t.Context(), t, url, map[string]string{
-		"00003_next.sql": "SELECT 1;", "00004_floor.sql": "UPDATE schema_floor SET version = 3;",
+		"00098_next.sql": "SELECT 1;", "00099_floor.sql": "UPDATE schema_floor SET version = 98;",
 	}))
 	if _, err := Open(t.Context(), Config{URL: Secret(url)}); !errors.Is(err, ErrNewerSchema) {
 		t.Fatalf("got %v, want ErrNewerSchema", err)

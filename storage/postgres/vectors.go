@@ -3,6 +3,7 @@ package postgres
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -22,10 +23,7 @@ type vectorRow struct {
 // PutVectors implements journal.ChunkStore. Many vectors are written in parts:
 // after a failure some may be there, which a checkpoint is for.
 func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scope, model string, v []journal.Vectors) error {
-	if err := checkScope(sc); err != nil {
-		return err
-	}
-	if err := checkKeys("model", model); err != nil {
+	if err := errors.Join(checkWriter(f, sc), checkKeys("model", model)); err != nil {
 		return err
 	}
 	rows := make([]vectorRow, len(v))
@@ -40,7 +38,7 @@ func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scop
 		rows[i] = vectorRow{v[i].Hash, int16(v[i].Space), data}
 	}
 	if len(rows) == 0 {
-		return ctx.Err()
+		return s.Verify(ctx, f)
 	}
 	// In one order everywhere: two writers of the same hashes wait for each
 	// other, never in a circle. Stable, so that the first of a hash stays.
@@ -53,7 +51,7 @@ func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scop
 		}
 		part := rows[:n]
 		rows = rows[n:]
-		err := s.bulk.write(ctx, func(ctx context.Context, q querier) error { return insertVectors(ctx, q, sc, model, part) })
+		err := s.bulk.write(ctx, func(ctx context.Context, q querier) error { return insertVectors(ctx, q, f, sc, model, part) })
 		if err != nil {
 			return err
 		}
@@ -61,16 +59,18 @@ func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scop
 	return nil
 }
 
-func insertVectors(ctx context.Context, q querier, sc journal.Scope, model string, rows []vectorRow) error {
-	_, err := q.Exec(ctx, `
+func insertVectors(ctx context.Context, q querier, f journal.Fence, sc journal.Scope, model string, rows []vectorRow) error {
+	_, err := q.Exec(ctx, `WITH guard AS MATERIALIZED (
+			SELECT `+guard+`
+		)
 		INSERT INTO vectors (tenant, uid, model, hash, space, data)
-		SELECT $1, $2, $3, v.hash, v.space, v.data
-		FROM unnest($4::text[], $5::smallint[], $6::bytea[]) AS v (hash, space, data)
+		SELECT $3, $8, $9, v.hash, v.space, v.data
+		FROM guard, unnest($10::text[], $11::smallint[], $12::bytea[]) AS v (hash, space, data)
 		ON CONFLICT (tenant, uid, hash, model) DO NOTHING`,
-		sc.Tenant, sc.UID, model,
-		column(rows, func(r *vectorRow) string { return r.hash }),
-		column(rows, func(r *vectorRow) int16 { return r.space }),
-		column(rows, func(r *vectorRow) []byte { return r.data }))
+		guardArgs(f, sc, false, sc.UID, model,
+			column(rows, func(r *vectorRow) string { return r.hash }),
+			column(rows, func(r *vectorRow) int16 { return r.space }),
+			column(rows, func(r *vectorRow) []byte { return r.data }))...)
 	return err
 }
 

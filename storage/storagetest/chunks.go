@@ -73,7 +73,7 @@ func (s *suite) wantChunks(t *testing.T, sc journal.Scope, attempt string, want 
 func chunksComeBack(t *testing.T, s *suite) {
 	sc := scope("acme", "u1")
 	want := chunksOf(20)
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d1", "a1"), want))
+	must(t, s.putChunks(t, attemptOf(sc, "d1", "a1"), want))
 	s.wantChunks(t, sc, "a1", want)
 	s.wantChunks(t, sc, "a2", nil)
 }
@@ -82,13 +82,13 @@ func chunksReplaced(t *testing.T, s *suite) {
 	sc := scope("acme", "u1")
 	a := attemptOf(sc, "d1", "a1")
 	other := chunksOf(5)
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d2", "a2"), other))
+	must(t, s.putChunks(t, attemptOf(sc, "d2", "a2"), other))
 	for _, n := range []int{20, 3, 1500, 7, 0, 4} {
 		want := chunksOf(n)
 		for i := range want {
 			want[i].Text += fmt.Sprint(" of ", n)
 		}
-		must(t, s.Chunks.PutChunks(s.ctx, a, want))
+		must(t, s.putChunks(t, a, want))
 		s.wantChunks(t, sc, "a1", want)
 	}
 	s.wantChunks(t, sc, "a2", other)
@@ -102,7 +102,7 @@ func chunksPaged(t *testing.T, s *suite) {
 	want := chunksOf(3000)
 	shuffled := slices.Clone(want)
 	slices.Reverse(shuffled)
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d1", "a1"), shuffled))
+	must(t, s.putChunks(t, attemptOf(sc, "d1", "a1"), shuffled))
 	s.wantChunks(t, sc, "a1", want)
 	page, err := s.Chunks.Chunks(s.ctx, sc, "a1", 9, 5)
 	must(t, err)
@@ -120,8 +120,8 @@ func chunksByRef(t *testing.T, s *suite) {
 	for i := range two {
 		two[i].Text = "second " + two[i].Text
 	}
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d1", "a1"), one))
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d2", "a2"), two))
+	must(t, s.putChunks(t, attemptOf(sc, "d1", "a1"), one))
+	must(t, s.putChunks(t, attemptOf(sc, "d2", "a2"), two))
 	got, err := s.Chunks.ChunksByRef(s.ctx, sc, []journal.ChunkRef{
 		{Attempt: "a2", Ordinal: 3}, {Attempt: "a1", Ordinal: 899}, {Attempt: "a1", Ordinal: 0}, {Attempt: "a1", Ordinal: 0},
 		{Attempt: "a1", Ordinal: 900}, {Attempt: "gone", Ordinal: 0}, {Attempt: "a2", Ordinal: -1},
@@ -158,9 +158,9 @@ func chunksCounted(t *testing.T, s *suite) {
 	sc := scope("acme", "u1")
 	chunks := chunksOf(6)
 	chunks[5].Hash = chunks[4].Hash // two chunks of one text share their vectors
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d1", "a1"), chunks))
+	must(t, s.putChunks(t, attemptOf(sc, "d1", "a1"), chunks))
 	s.wantCount(t, sc, "a1", "m1", 6, 0)
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "m1", vectorsOf(chunks[3:5], 4)))
+	must(t, s.putVectors(t, sc, "m1", vectorsOf(chunks[3:5], 4)))
 	s.wantCount(t, sc, "a1", "m1", 6, 3)
 	s.wantCount(t, sc, "a1", "m2", 6, 0)
 	s.wantCount(t, sc, "a2", "m1", 0, 0)
@@ -170,12 +170,12 @@ func attemptsListed(t *testing.T, s *suite) {
 	sc := scope("acme", "u1")
 	want := []journal.Attempt{attemptOf(sc, "d1", "a1"), attemptOf(sc, "d1", "a2"), attemptOf(sc, "d2", "a3")}
 	for _, a := range want {
-		must(t, s.Chunks.PutChunks(s.ctx, a, chunksOf(2)))
+		must(t, s.putChunks(t, a, chunksOf(2)))
 	}
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d9", "empty"), nil))
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(scope("acme", "u2"), "d1", "elsewhere"), chunksOf(2)))
+	must(t, s.putChunks(t, attemptOf(sc, "d9", "empty"), nil))
+	must(t, s.putChunks(t, attemptOf(scope("acme", "u2"), "d1", "elsewhere"), chunksOf(2)))
 	want[1].Version = 4 // rewritten for a newer version
-	must(t, s.Chunks.PutChunks(s.ctx, want[1], chunksOf(1)))
+	must(t, s.putChunks(t, want[1], chunksOf(1)))
 	got, err := s.Chunks.AttemptsOf(s.ctx, sc)
 	must(t, err)
 	slices.SortFunc(got, func(x, y journal.Attempt) int { return slices.Compare([]byte(x.ID), []byte(y.ID)) })
@@ -188,14 +188,14 @@ func malformedChunks(t *testing.T, s *suite) {
 	sc := scope("acme", "u1")
 	twice := chunksOf(3)
 	twice[2].Ordinal = 1
-	if err := s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d1", "a1"), twice); err == nil {
+	if err := s.putChunks(t, attemptOf(sc, "d1", "a1"), twice); err == nil {
 		t.Fatal("an ordinal was accepted twice")
 	}
-	if err := s.Chunks.PutChunks(s.ctx, attemptOf(scope("", "u1"), "d1", "a1"), chunksOf(1)); err == nil {
+	if err := s.putChunks(t, attemptOf(scope("", "u1"), "d1", "a1"), chunksOf(1)); err == nil {
 		t.Fatal("a scope without a tenant was accepted")
 	}
 	ragged := []journal.Vectors{{Hash: "h", Data: [][]float32{{1, 2}, {1, 2, 3}}}}
-	if err := s.Chunks.PutVectors(s.ctx, sc, "m", ragged); err == nil {
+	if err := s.putVectors(t, sc, "m", ragged); err == nil {
 		t.Fatal("windows of different dimensions were accepted")
 	}
 	s.wantChunks(t, sc, "a1", nil)

@@ -66,10 +66,10 @@ func takeovers(t *testing.T, s *suite) {
 func (s *suite) fight(w int, id journal.Identity) ([]acked, error) {
 	var out []acked
 	rng := rand.New(rand.NewPCG(uint64(w), 42))
-	f, head, err := s.Journal.Acquire(s.ctx, id, fmt.Sprint("node-", w))
+	f, head, err := s.Journal.Acquire(s.ctx, id, journal.Claim{Node: fmt.Sprint("node-", w)})
 	for n := 0; n < s.opts.Commits && err == nil; n++ {
 		if rng.IntN(8) == 0 {
-			f, head, err = s.Journal.Acquire(s.ctx, id, f.Node)
+			f, head, err = s.Journal.Acquire(s.ctx, id, journal.Claim{Node: f.Node})
 			continue
 		}
 		batch := events(head, 1+rng.IntN(3))
@@ -85,7 +85,7 @@ func (s *suite) fight(w int, id journal.Identity) ([]acked, error) {
 			}
 			head += int64(len(batch))
 		case errors.Is(err, journal.ErrFenced):
-			f, head, err = s.Journal.Acquire(s.ctx, id, f.Node)
+			f, head, err = s.Journal.Acquire(s.ctx, id, journal.Claim{Node: f.Node})
 		}
 	}
 	return out, err
@@ -96,7 +96,7 @@ func concurrentAcquire(t *testing.T, s *suite) {
 	fences := make([]journal.Fence, s.opts.Writers)
 	var wg sync.WaitGroup
 	for w := range fences {
-		wg.Go(func() { fences[w], _, _ = s.Journal.Acquire(s.ctx, id, "node") })
+		wg.Go(func() { fences[w], _, _ = s.Journal.Acquire(s.ctx, id, journal.Claim{Node: "node"}) })
 	}
 	wg.Wait()
 	seen := map[int64]bool{}
@@ -187,8 +187,8 @@ func bulkBeside(t *testing.T, s *suite) {
 		for i := range 3 {
 			sc := scope("acme", fmt.Sprint("u", i))
 			errs[0] = errors.Join(errs[0],
-				s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d", "a"), chunks),
-				s.Chunks.PutVectors(s.ctx, sc, "m", vectorsOf(chunks, 64)))
+				s.Chunks.PutChunks(s.ctx, f, attemptOf(sc, "d", "a"), chunks),
+				s.Chunks.PutVectors(s.ctx, f, sc, "m", vectorsOf(chunks, 64)))
 			if _, _, err := s.Chunks.DeleteScope(s.ctx, sc); err != nil {
 				errs[0] = errors.Join(errs[0], err)
 			}

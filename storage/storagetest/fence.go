@@ -29,7 +29,7 @@ func acquireRaisesEpoch(t *testing.T, s *suite) {
 	id := grain("acme", "k1")
 	seen := map[string]bool{}
 	for want := int64(1); want <= 5; want++ {
-		f, head, err := s.Journal.Acquire(s.ctx, id, "node-1")
+		f, head, err := s.Journal.Acquire(s.ctx, id, journal.Claim{Node: "node-1"})
 		must(t, err)
 		if f.Epoch != want || f.Identity != id || f.Node != "node-1" || head != want-1 {
 			t.Fatalf("acquisition %d gave %+v at head %d", want, f, head)
@@ -103,14 +103,7 @@ func staleCannotRelease(t *testing.T, s *suite) {
 func forgedIsFenced(t *testing.T, s *suite) {
 	id := grain("acme", "k1")
 	f, _ := s.acquire(t, id)
-	for name, forge := range map[string]func(*journal.Fence){
-		"activation": func(f *journal.Fence) { f.Activation = "00000000-0000-4000-8000-000000000000" },
-		"epoch":      func(f *journal.Fence) { f.Epoch++ },
-		"kind":       func(f *journal.Fence) { f.Identity.Kind = "tenant" },
-		"tenant":     func(f *journal.Fence) { f.Identity.Tenant = "other" },
-	} {
-		forged := f
-		forge(&forged)
+	for name, forged := range forgeries(f) {
 		err := s.Journal.Append(s.ctx, forged, journal.Batch{Events: events(0, 1)})
 		wantErr(t, "append with another "+name, err, journal.ErrFenced)
 	}
@@ -167,6 +160,9 @@ func neverActivated(t *testing.T, s *suite) {
 		t.Fatalf("events: %v, %v", list, err)
 	}
 	f := journal.Fence{Identity: id, Epoch: 1, Activation: "00000000-0000-4000-8000-000000000000"}
+	wantErr(t, "verify", s.Journal.Verify(s.ctx, f), journal.ErrFenced)
+	_, _, err = s.Journal.FindIdempotency(s.ctx, f, key("AddDocument", "1"))
+	wantErr(t, "look-up of a key", err, journal.ErrFenced)
 	wantErr(t, "append", s.Journal.Append(s.ctx, f, journal.Batch{Events: events(0, 1)}), journal.ErrFenced)
 	must(t, s.Journal.Release(s.ctx, f))
 }
@@ -191,7 +187,7 @@ func malformedBatch(t *testing.T, s *suite) {
 		"very long":  grain("acme", strings.Repeat("x", 5000)),
 		"all absent": {},
 	} {
-		if _, _, err := s.Journal.Acquire(s.ctx, id, "node-1"); err == nil {
+		if _, _, err := s.Journal.Acquire(s.ctx, id, journal.Claim{Node: "node-1"}); err == nil {
 			t.Fatalf("an identity was accepted: %s", name)
 		}
 	}
@@ -206,13 +202,18 @@ func contextEnded(t *testing.T, s *suite) {
 	head := s.append(t, f, 0, 1)
 	ended, cancel := context.WithCancel(s.ctx)
 	cancel()
-	_, _, err := s.Journal.Acquire(ended, id, "node-2")
+	_, _, err := s.Journal.Acquire(ended, id, journal.Claim{Node: "node-2"})
 	wantErr(t, "acquire", err, context.Canceled)
 	wantErr(t, "release", s.Journal.Release(ended, f), context.Canceled)
 	wantErr(t, "erase", s.Journal.Erase(ended, f), context.Canceled)
 	wantErr(t, "append", s.Journal.Append(ended, f, journal.Batch{Head: head, Events: events(head, 1)}), context.Canceled)
 	wantErr(t, "snapshot", s.Journal.SaveSnapshot(ended, f, journal.Snapshot{Seq: head}), context.Canceled)
 	wantErr(t, "index", s.Journal.SaveIndex(ended, f, noise(1, 2<<20)), context.Canceled)
+	wantErr(t, "verify", s.Journal.Verify(ended, f), context.Canceled)
+	_, _, err = s.Journal.FindIdempotency(ended, f, key("AddDocument", "1"))
+	wantErr(t, "look-up of a key", err, context.Canceled)
+	_, err = s.Journal.DeadLetters(ended, journal.DeadLetterRow{}, 10)
+	wantErr(t, "dead letters", err, context.Canceled)
 	_, err = s.Journal.Events(ended, id, 0, 10)
 	wantErr(t, "events", err, context.Canceled)
 	late, cancel2 := context.WithDeadline(s.ctx, time.Now().Add(-time.Second))
@@ -220,8 +221,8 @@ func contextEnded(t *testing.T, s *suite) {
 	_, err = s.Journal.Owner(late, id)
 	wantErr(t, "owner", err, context.DeadlineExceeded)
 	sc := journal.Scope{Tenant: "acme", UID: "u"}
-	wantErr(t, "chunks", s.Chunks.PutChunks(ended, attemptOf(sc, "d", "a1"), chunksOf(3)), context.Canceled)
-	wantErr(t, "vectors", s.Chunks.PutVectors(ended, sc, "m", vectorsOf(chunksOf(3), 4)), context.Canceled)
+	wantErr(t, "chunks", s.Chunks.PutChunks(ended, f, attemptOf(sc, "d", "a1"), chunksOf(3)), context.Canceled)
+	wantErr(t, "vectors", s.Chunks.PutVectors(ended, f, sc, "m", vectorsOf(chunksOf(3), 4)), context.Canceled)
 	s.append(t, f, head, 1) // the fence still holds: nothing above had an effect
 	if list, err := s.Chunks.AttemptsOf(s.ctx, sc); err != nil || len(list) != 0 {
 		t.Fatalf("attempts: %v, %v", list, err)

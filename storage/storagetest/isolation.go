@@ -71,8 +71,8 @@ func chunkIsolation(t *testing.T, s *suite) {
 	for _, b := range []journal.Scope{scope("other", "same"), scope("acme", "recreated")} {
 		chunks := chunksOf(5)
 		v := vectorsOf(chunks, 4)
-		must(t, s.Chunks.PutChunks(s.ctx, attemptOf(a, "d", "a1"), chunks))
-		must(t, s.Chunks.PutVectors(s.ctx, a, "m", v))
+		must(t, s.putChunks(t, attemptOf(a, "d", "a1"), chunks))
+		must(t, s.putVectors(t, a, "m", v))
 		s.wantChunks(t, b, "a1", nil)
 		s.wantVectors(t, b, "m", hashesOf(v), nil)
 		s.wantCount(t, b, "a1", "m", 0, 0)
@@ -85,7 +85,7 @@ func chunkIsolation(t *testing.T, s *suite) {
 		}
 		mine := chunksOf(2)
 		mine[0].Text = "mine"
-		must(t, s.Chunks.PutChunks(s.ctx, attemptOf(b, "d", "a1"), mine))
+		must(t, s.putChunks(t, attemptOf(b, "d", "a1"), mine))
 		s.wantCount(t, b, "a1", "m", 2, 0) // the same hashes, but embedded only over there
 		s.wantChunks(t, a, "a1", chunks)
 		if n, err := s.Chunks.DeleteAttempts(s.ctx, b, []string{"a1"}); err != nil || n != 2 {
@@ -118,8 +118,8 @@ func survives(t *testing.T, s *suite, again func(*testing.T) Stores) {
 	sc := scope("acme", "u1")
 	chunks := chunksOf(600)
 	v := vectorsOf(chunks, 16)
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d", "a1"), chunks))
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "m", v))
+	must(t, s.putChunks(t, attemptOf(sc, "d", "a1"), chunks))
+	must(t, s.putVectors(t, sc, "m", v))
 	want := s.all(t, id)
 
 	s.Stores = again(t)

@@ -6,6 +6,7 @@ package storagetest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,8 +68,9 @@ func Run(t *testing.T, open func(t *testing.T) Stores, opts Options) {
 		name     string
 		promises []promise
 	}{
-		{"Fence", fencePromises()}, {"Journal", journalPromises()}, {"Idempotency", idempotencyPromises()},
-		{"Wakeups", wakeupPromises()}, {"Snapshots", snapshotPromises()}, {"Index", indexPromises()}, {"Erase", erasePromises()},
+		{"Fence", fencePromises()}, {"FencedReads", fencedReadPromises()}, {"FencedBulk", fencedBulkPromises()},
+		{"Journal", journalPromises()}, {"Idempotency", idempotencyPromises()},
+		{"Wakeups", wakeupPromises()}, {"DeadLetters", deadLetterPromises()}, {"Snapshots", snapshotPromises()}, {"Index", indexPromises()}, {"Erase", erasePromises()},
 		{"Isolation", isolationPromises()}, {"Chunks", chunkPromises()}, {"Vectors", vectorPromises()},
 		{"Delete", deletePromises()}, {"Blobs", blobPromises()}, {"Concurrency", concurrencyPromises()},
 		{"Durability", durabilityPromises()},
@@ -112,9 +114,35 @@ func wantErr(t *testing.T, what string, err, want error) {
 
 func (s *suite) acquire(t *testing.T, id journal.Identity) (journal.Fence, int64) {
 	t.Helper()
-	f, head, err := s.Journal.Acquire(s.ctx, id, "node-1")
+	f, head, err := s.Journal.Acquire(s.ctx, id, journal.Claim{Node: "node-1"})
 	must(t, err)
 	return f, head
+}
+
+// current gives a fence that holds without acquiring the grain: the owner row's.
+func (s *suite) current(t *testing.T, id journal.Identity) journal.Fence {
+	t.Helper()
+	o, err := s.Journal.Owner(s.ctx, id)
+	must(t, err)
+	return o.Fence
+}
+
+// putChunks writes under a fence that holds; so does putVectors.
+func (s *suite) putChunks(t *testing.T, a journal.Attempt, chunks []journal.Chunk) error {
+	t.Helper()
+	return s.Chunks.PutChunks(s.ctx, s.writer(t, a.Scope), a, chunks)
+}
+
+func (s *suite) putVectors(t *testing.T, sc journal.Scope, model string, v []journal.Vectors) error {
+	t.Helper()
+	return s.Chunks.PutVectors(s.ctx, s.writer(t, sc), sc, model, v)
+}
+
+// writer owns a grain that writes into the scope.
+func (s *suite) writer(t *testing.T, sc journal.Scope) journal.Fence {
+	t.Helper()
+	f, _ := s.acquire(t, grain(cmp.Or(sc.Tenant, "nobody"), "of "+sc.UID))
+	return f
 }
 
 // events makes n events after head, each with data that tells it from others.

@@ -59,7 +59,7 @@ func vectorsComeBack(t *testing.T, s *suite) {
 	want := vectorsOf(chunksOf(1200), 96)
 	want[0].Data[0][0] = float32(math.Inf(-1))
 	want[1].Data[0][1] = math.SmallestNonzeroFloat32
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "m1", want))
+	must(t, s.putVectors(t, sc, "m1", want))
 	s.wantVectors(t, sc, "m1", append(hashesOf(want), "unknown", want[0].Hash), want)
 	s.wantVectors(t, sc, "m1", []string{"unknown"}, nil)
 	s.wantVectors(t, sc, "m1", nil, nil)
@@ -68,20 +68,20 @@ func vectorsComeBack(t *testing.T, s *suite) {
 func vectorsKept(t *testing.T, s *suite) {
 	sc := scope("acme", "u1")
 	first := vectorsOf(chunksOf(4), 8)
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "m1", first[:2]))
+	must(t, s.putVectors(t, sc, "m1", first[:2]))
 	second := vectorsOf(chunksOf(4), 8)
 	for i := range second {
 		second[i].Data[0][0] = 42
 	}
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "m1", second))
+	must(t, s.putVectors(t, sc, "m1", second))
 	s.wantVectors(t, sc, "m1", hashesOf(first), append(first[:2:2], second[2:]...))
 }
 
 func modelsDoNotMix(t *testing.T, s *suite) {
 	sc := scope("acme", "u1")
 	small, large := vectorsOf(chunksOf(3), 4), vectorsOf(chunksOf(3), 16)
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "small", small))
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "large", large))
+	must(t, s.putVectors(t, sc, "small", small))
+	must(t, s.putVectors(t, sc, "large", large))
 	s.wantVectors(t, sc, "small", hashesOf(small), small)
 	s.wantVectors(t, sc, "large", hashesOf(small), large)
 	s.wantVectors(t, sc, "other", hashesOf(small), nil)
@@ -99,11 +99,11 @@ func deleteAttempts(t *testing.T, s *suite) {
 	sc := scope("acme", "u1")
 	chunks := chunksOf(6)
 	old, newer := chunks[:4], chunks[2:] // share h2 and h3
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d1", "old"), old))
-	must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d1", "new"), newer))
+	must(t, s.putChunks(t, attemptOf(sc, "d1", "old"), old))
+	must(t, s.putChunks(t, attemptOf(sc, "d1", "new"), newer))
 	m1, m2 := vectorsOf(chunks, 4), vectorsOf(chunks, 8)
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "m1", m1))
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "m2", m2))
+	must(t, s.putVectors(t, sc, "m1", m1))
+	must(t, s.putVectors(t, sc, "m2", m2))
 	n, err := s.Chunks.DeleteAttempts(s.ctx, sc, []string{"old", "unknown"})
 	must(t, err)
 	if n != 4 {
@@ -127,10 +127,10 @@ func deleteManyChunks(t *testing.T, s *suite) {
 	sc := scope("acme", "u1")
 	chunks := chunksOf(1500)
 	for _, a := range []string{"a1", "a2", "a3"} { // all of one text: vectors go with the last
-		must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d1", a), chunks))
+		must(t, s.putChunks(t, attemptOf(sc, "d1", a), chunks))
 	}
 	v := vectorsOf(chunks, 4)
-	must(t, s.Chunks.PutVectors(s.ctx, sc, "m1", v))
+	must(t, s.putVectors(t, sc, "m1", v))
 	if n, err := s.Chunks.DeleteAttempts(s.ctx, sc, []string{"a1", "a3"}); err != nil || n != 3000 {
 		t.Fatalf("removed %d chunks, %v; want 3000", n, err)
 	}
@@ -152,9 +152,9 @@ func deleteScope(t *testing.T, s *suite) {
 	v := vectorsOf(chunks[:600], 4)
 	v = append(v, journal.Vectors{Hash: "of no chunk", Data: [][]float32{{1}}})
 	for _, sc := range append(others, victim) {
-		must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d1", "a1"), chunks))
-		must(t, s.Chunks.PutChunks(s.ctx, attemptOf(sc, "d2", "a2"), chunks[:5]))
-		must(t, s.Chunks.PutVectors(s.ctx, sc, "m1", v))
+		must(t, s.putChunks(t, attemptOf(sc, "d1", "a1"), chunks))
+		must(t, s.putChunks(t, attemptOf(sc, "d2", "a2"), chunks[:5]))
+		must(t, s.putVectors(t, sc, "m1", v))
 	}
 	c, n, err := s.Chunks.DeleteScope(s.ctx, victim)
 	must(t, err)
