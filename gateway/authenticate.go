@@ -159,6 +159,9 @@ func (g *Gateway) identify(ctx context.Context, headers []string, who caller) (t
 		return time.Time{}, unauthenticated()
 	}
 	expires, err := who.verify(ctx, token, callOf(ctx))
+	if err == nil && !expires.IsZero() && !g.now().Before(expires) {
+		err = errors.New("the verified credential has ended")
+	}
 	if err == nil || ctx.Err() != nil || isUnavailable(err) {
 		return expires, err
 	}

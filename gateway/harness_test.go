@@ -243,7 +243,7 @@ func startWith(t *testing.T, turn func(*gateway.Gateway), change ...func(*gatewa
 	w := &world{T: t, grains: &grains{}, blobs: newBlobs(), auth: authority, log: &syncBuffer{written: make(chan struct{}, 1)}}
 	w.grains.fail(errors.New("no script"))
 	cfg := gateway.Config{
-		Grains: w.grains, Blobs: w.blobs, Verifier: authority, Version: "test",
+		Grains: w.grains, Blobs: w.blobs, Verifier: authority, Operators: authority, Version: "test",
 		UploadKey: gateway.Secret(strings.Repeat("k", 32)), Grace: 20 * time.Millisecond,
 		Logger: slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -278,6 +278,15 @@ func (w *world) token(roles ...string) string {
 func (w *world) tokenOf(tenant, subject string, roles ...string) string {
 	w.Helper()
 	token, err := w.auth.Issue(auth.Grant{Tenant: tenant, Subject: subject, Roles: roles, Life: time.Hour})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return token.Reveal()
+}
+
+func (w *world) operatorToken() string {
+	w.Helper()
+	token, err := w.auth.IssueOperator(auth.OperatorGrant{Subject: "olga", Life: time.Hour})
 	if err != nil {
 		w.Fatal(err)
 	}
