@@ -5,19 +5,24 @@ import (
 	"strings"
 )
 
-// Tables computes partition tables and keeps the last few: a table of a hundred
-// members takes 16 ms, and successive views mostly share theirs. It is for one
-// goroutine.
+// Tables computes partition tables and keeps the last few, since successive views
+// mostly share theirs. It is for one goroutine.
 type Tables struct {
 	cfg  TableConfig
 	keep int
 	memo []tableMemo // oldest first
+	ring *ring       // of the last large table, nil if there is none
 }
 
 type tableMemo struct {
 	key   string
 	table *Table
 }
+
+// largeRing is from how many members on a ring is kept and changed: building one
+// takes a sort per member, a change one sort. Below it both take the same time,
+// and the memory is better spent.
+const largeRing = 32
 
 // NewTables keeps up to keep tables (at least 2, one for each end of a move).
 func NewTables(cfg TableConfig, keep int) *Tables {
@@ -32,7 +37,7 @@ func (t *Tables) Of(members []string) (*Table, error) {
 			return t.memo[i].table, nil
 		}
 	}
-	table, err := NewTable(t.cfg, members)
+	table, err := t.compute(members)
 	if err != nil {
 		return nil, err
 	}
@@ -43,11 +48,38 @@ func (t *Tables) Of(members []string) (*Table, error) {
 	return table, nil
 }
 
+func (t *Tables) compute(members []string) (*Table, error) {
+	if len(members) < largeRing {
+		t.ring = nil
+		return NewTable(t.cfg, members)
+	}
+	if err := t.cfg.Validate(); err != nil {
+		return nil, err
+	}
+	if err := validateMembers(t.cfg, members); err != nil {
+		return nil, err
+	}
+	r := t.ring
+	t.ring = nil // an error leaves it half changed
+	if r == nil || r.distance(members) > len(members)/4 || r.follow(members) != nil {
+		var err error
+		if r, err = newRing(t.cfg, members); err != nil {
+			return nil, err
+		}
+	}
+	table, err := r.table(t.cfg.Partitions)
+	if err == nil {
+		t.ring = r
+	}
+	return table, err
+}
+
 // Placement says which member owns each identity under one view. It never
 // changes and may be read by any number of goroutines.
 type Placement struct {
 	version   int64
-	nodes     []NodeID // owners by partition
+	nodes     []NodeID // of the view, in its order
+	owners    []int32  // partition → index into nodes
 	overrides map[string]NodeID
 }
 
@@ -75,17 +107,34 @@ func NewPlacement(v View, tables *Tables) (*Placement, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.nodes = make([]NodeID, before.Partitions())
-	for i := range p.nodes {
-		name := before.Owner(i)
-		if moved(i, len(p.nodes), v.Round) {
-			name = after.Owner(i)
-		}
-		m, _ := v.Named(name) // the tables hold names of v only
-		p.nodes[i] = m.NodeID
+	p.nodes = make([]NodeID, len(v.Members))
+	for i := range v.Members {
+		p.nodes[i] = v.Members[i].NodeID
 	}
+	p.own(v, before, after)
 	p.override(v)
 	return p, nil
+}
+
+// own fills in the owners; the tables hold names of v only.
+func (p *Placement) own(v View, before, after *Table) {
+	indices := func(t *Table) []int32 {
+		at := make([]int32, len(t.members))
+		for i, name := range t.members {
+			in, _ := v.index(name)
+			at[i] = int32(in)
+		}
+		return at
+	}
+	base, target := indices(before), indices(after)
+	p.owners = make([]int32, before.Partitions())
+	for i := range p.owners {
+		if moved(i, len(p.owners), v.Round) {
+			p.owners[i] = target[after.owners[i]]
+		} else {
+			p.owners[i] = base[before.owners[i]]
+		}
+	}
 }
 
 func (p *Placement) override(v View) {
@@ -105,7 +154,7 @@ func (p *Placement) Version() int64 { return p.version }
 // Owner gives the node that owns an identity; false if the view has no member.
 // It does not allocate for identities of up to 160 bytes.
 func (p *Placement) Owner(id Identity) (NodeID, bool) {
-	if len(p.nodes) == 0 {
+	if len(p.owners) == 0 {
 		return NodeID{}, false
 	}
 	if p.overrides != nil {
@@ -113,11 +162,20 @@ func (p *Placement) Owner(id Identity) (NodeID, bool) {
 			return n, true
 		}
 	}
-	return p.nodes[id.Hash()%uint64(len(p.nodes))], true
+	return p.at(int(id.Hash() % uint64(len(p.owners)))), true
 }
 
 // Partitions gives the owner of each partition, overrides aside; the slice is a copy.
-func (p *Placement) Partitions() []NodeID { return slices.Clone(p.nodes) }
+func (p *Placement) Partitions() []NodeID {
+	out := make([]NodeID, len(p.owners))
+	for i := range out {
+		out[i] = p.at(i)
+	}
+	return out
+}
+
+// at gives the owner of a partition, overrides aside.
+func (p *Placement) at(partition int) NodeID { return p.nodes[p.owners[partition]] }
 
 // moved tells whether partition i of n is in one of the first bands.
 func moved(i, n, round int) bool { return i*Rounds < round*n }

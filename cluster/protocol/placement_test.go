@@ -11,7 +11,7 @@ import (
 
 func place(t *testing.T, v protocol.View) *protocol.Placement {
 	t.Helper()
-	p, err := protocol.NewPlacement(v, protocol.NewTables(protocol.DefaultTableConfig(), 2))
+	p, err := protocol.NewPlacement(v, protocol.NewTables(small, 2))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestEqualViewsGiveEqualPlacements_I11(t *testing.T) {
 	v := viewOf(protocol.Live, protocol.Joining, protocol.Draining, protocol.Live)
 	v.Round = 5
 	v.Overrides = []protocol.Override{{Tenant: "acme", Node: "node-4"}}
-	warm := protocol.NewTables(protocol.DefaultTableConfig(), 2)
+	warm := protocol.NewTables(small, 2)
 	for i := range 5 { // other views first, so that the memo forgets and remembers
 		if _, err := protocol.NewPlacement(viewOf(slices.Repeat([]protocol.MemberState{protocol.Live}, i+1)...), warm); err != nil {
 			t.Fatal(err)

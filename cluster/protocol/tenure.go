@@ -15,19 +15,19 @@ type Tenure struct {
 // may have been elsewhere in between. It never changes.
 type Tenures struct {
 	place     *Placement
-	at        Tenure   // of the newest view
-	since     []Tenure // by partition; Through is not kept
+	at        *Tenure   // of the newest view
+	since     []*Tenure // by partition; partitions share them, and Through is not kept
 	overrides map[string]Tenure
 }
 
 // Follow gives the tenures after v, whose placement is p. The receiver may be nil.
 func (t *Tenures) Follow(v View, p *Placement) *Tenures {
-	next := &Tenures{place: p, at: Tenure{Version: v.Version, CommittedAt: v.CommittedAt}}
-	next.since = make([]Tenure, len(p.nodes))
-	seen := t != nil && t.at.Version+1 == v.Version && len(t.since) == len(p.nodes)
+	next := &Tenures{place: p, at: &Tenure{Version: v.Version, CommittedAt: v.CommittedAt}}
+	next.since = make([]*Tenure, len(p.owners))
+	seen := t != nil && t.at.Version+1 == v.Version && len(t.since) == len(p.owners)
 	for i := range next.since {
 		next.since[i] = next.at
-		if seen && t.place.nodes[i] == p.nodes[i] {
+		if seen && t.place.at(i) == p.at(i) {
 			next.since[i] = t.since[i]
 		}
 	}
@@ -41,10 +41,10 @@ func (t *Tenures) Follow(v View, p *Placement) *Tenures {
 // when those are back that were.
 func (t *Tenures) keepOverrides(before *Tenures) {
 	for tenant := range t.place.overrides {
-		t.setOverride(tenant, t.at)
+		t.setOverride(tenant, *t.at)
 	}
 	for tenant := range before.place.overrides {
-		t.setOverride(tenant, t.at)
+		t.setOverride(tenant, *t.at)
 	}
 	for tenant, since := range before.overrides {
 		was, on := before.place.overrides[tenant]
@@ -64,9 +64,9 @@ func (t *Tenures) setOverride(tenant string, since Tenure) {
 
 // Of gives the tenure of an identity.
 func (t *Tenures) Of(id Identity) Tenure {
-	since := t.at
+	since := *t.at
 	if len(t.since) > 0 {
-		since = t.since[id.Hash()%uint64(len(t.since))]
+		since = *t.since[id.Hash()%uint64(len(t.since))]
 	}
 	if o, ok := t.overrides[id.Tenant]; ok {
 		if _, on := t.place.overrides[id.Tenant]; on || o.Version > since.Version {
