@@ -94,10 +94,12 @@ func TestABlobIsDeletedOnlyWhenTheGrainDidNotTakeIt_I4(t *testing.T) {
 
 func TestStorageDownIsUnavailable_E2(t *testing.T) {
 	w := start(t)
-	w.blobs.fail = journal.ErrUnavailable
-	res, body := w.post(w.token("editor"), createDocument, `{"spec":{"knowledgeBase":"handbook"},"text":"x"}`)
-	if res.StatusCode != 503 || res.Header.Get("Retry-After") == "" {
-		t.Errorf("%d %s", res.StatusCode, body)
+	for _, cause := range []error{journal.ErrUnavailable, journal.ErrInDoubt} {
+		w.blobs.fail = cause
+		res, body := w.post(w.token("editor"), createDocument, `{"spec":{"knowledgeBase":"handbook"},"text":"x"}`)
+		if res.StatusCode != 503 || res.Header.Get("Retry-After") == "" || len(w.grains.all()) > 0 {
+			t.Errorf("%v: %d %s", cause, res.StatusCode, body)
+		}
 	}
 }
 

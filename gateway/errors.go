@@ -80,7 +80,8 @@ func (g *Gateway) classify(ctx context.Context, spec connect.Spec, err error) *k
 		return nil
 	case connect.CodeOf(err) == connect.CodeInvalidArgument: // a library's handler, such as reflection
 		return kb.Errorf(kb.CodeInvalidArgument, kb.ReasonRequestInvalid, "The request is not valid.")
-	case errors.Is(err, journal.ErrUnavailable):
+	case errors.Is(err, journal.ErrUnavailable), errors.Is(err, journal.ErrInDoubt):
+		// In doubt is a blob that no document names yet: nothing was changed.
 		g.log.WarnContext(ctx, "storage is not available", slog.String("method", spec.Procedure), slog.Any("error", err))
 		return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "The storage is not available at the moment.").After(time.Second)
 	}
