@@ -14,6 +14,10 @@ import (
 const (
 	// blobGrace is how long a blob may stay unclaimed, as PostgreSQL reads it.
 	blobGrace = "24 hours"
+	// leaseGrace is for how long the lease of a node that is no member is kept,
+	// as PostgreSQL reads it: its row is what tells a process that wakes up late
+	// that its life is over. The view would tell it too.
+	leaseGrace = "7 days"
 	// rowStep bounds the rows one step of a removal takes, partStep those of
 	// half a megabyte and more.
 	rowStep  = 1000
@@ -40,8 +44,8 @@ func (s *Store) collectLoop(ctx context.Context, every time.Duration) {
 }
 
 // Collect removes blobs that nothing claimed for a day and those deleted,
-// expired idempotency records, and what crashes have left of erasures and of
-// indexes. The store does so by itself at start and every hour. done is false
+// expired idempotency records, leases of nodes long gone, and what crashes have
+// left of erasures and of indexes. The store does so by itself at start and every hour. done is false
 // when another node is at it.
 func (s *Store) Collect(ctx context.Context) (done bool, err error) { return s.collectAhead(ctx, 0) }
 
@@ -81,6 +85,11 @@ func (s *Store) collectOn(ctx context.Context, ahead time.Duration) error {
 				SELECT p.ctid FROM index_parts p
 				LEFT JOIN indexes i ON i.tenant = p.tenant AND i.kind = p.kind AND i.id = p.id AND i.gen = p.gen
 				WHERE i.gen IS NULL AND p.written < now() + $1::interval - interval '`+partGrace+`' LIMIT $2))`, later),
+		s.stepwise(ctx, rowStep, `
+			DELETE FROM node_lease WHERE ctid = ANY (ARRAY(
+				SELECT l.ctid FROM node_lease l
+				WHERE l.expires < now() + $1::interval - interval '`+leaseGrace+`'
+				  AND NOT EXISTS (SELECT 1 FROM cluster_view v WHERE l.node = ANY (v.active)) LIMIT $2 FOR UPDATE OF l))`, later),
 		s.finishErasures(ctx),
 	)
 }

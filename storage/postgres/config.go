@@ -31,7 +31,7 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 const (
 	defaultMaxConns = 20
-	minMaxConns     = 4
+	minMaxConns     = 6
 )
 
 // Config says where the database is.
@@ -39,9 +39,13 @@ type Config struct {
 	// URL is the address of the database, postgres://user:password@host/name,
 	// or key=value pairs. With several hosts the one that takes writes is used.
 	URL Secret
-	// MaxConns bounds the connections of this node; 0 is 20, less than 4 is 4.
-	// A quarter of them, at least two, is for bulk data.
+	// MaxConns bounds the connections of this node; 0 is 20, less than 6 is 6.
+	// A quarter of them, at least two, is for bulk data, and two or three are
+	// for leases and the view.
 	MaxConns int
+	// LeaseTTL is how long a node's lease lasts, by the server's clock. All nodes
+	// of a cluster use the same; 0 is protocol.DefaultTiming.
+	LeaseTTL time.Duration
 	// Logger is told of what an operator should know; nil discards.
 	Logger *slog.Logger
 	// CollectEvery is how often leftovers are collected, besides at start; 0
@@ -57,6 +61,11 @@ const (
 	commitTimeout = 5 * time.Second // also: how long a commit runs on after its caller has gone
 	bulkTimeout   = 60 * time.Second
 	bulkLock      = 10 * time.Second
+	// A renewal that takes a second has failed (protocol.Timing): it ends before,
+	// and at the server first, so that the next one finds a connection.
+	leaseLock    = 400 * time.Millisecond
+	leaseTimeout = 800 * time.Millisecond
+	leaseCall    = 900 * time.Millisecond
 
 	connectTimeout = 5 * time.Second
 )
@@ -92,11 +101,11 @@ func limits(pc *pgxpool.Config, lock, statement time.Duration) {
 	pc.ConnConfig.RuntimeParams["statement_timeout"] = millis(statement)
 }
 
-// shares splits the connections: commits and reads, bulk.
-func (c Config) shares() (commits, bulk int32) {
+// shares splits the connections: commits and reads, bulk, leases and the view.
+func (c Config) shares() (commits, bulk, leases int32) {
 	n := max(cmp.Or(c.MaxConns, defaultMaxConns), minMaxConns)
-	b := max(n/4, 2)
-	return int32(n - b), int32(b)
+	b, l := max(n/4, 2), min(n/3, 3)
+	return int32(n - b - l), int32(b), int32(l)
 }
 
 // ErrInvalid is a mistake of the caller: an empty key, a gap in a batch, text

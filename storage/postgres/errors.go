@@ -11,13 +11,18 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/cluster/protocol"
 )
 
 // Codes granary_refuse raises, of a class that PostgreSQL does not use.
 const (
-	codeBlob  = "GR001" // a blob to claim is not there or another grain's
-	codeKey   = "GR002" // an idempotency key is already applied
-	codeFence = "GR003" // the fence is not the current one
+	codeBlob      = "GR001" // a blob to claim is not there or another grain's
+	codeKey       = "GR002" // an idempotency key is already applied
+	codeFence     = "GR003" // the fence is not the current one
+	codeFinal     = "GR004" // see protocol.ErrFinal, and so on
+	codeConflict  = "GR005"
+	codeNoLease   = "GR006"
+	codeLeaseHeld = "GR007"
 )
 
 // SQLSTATEs that are told apart.
@@ -39,7 +44,8 @@ func sqlState(err error) string {
 // ours tells errors that already say what they mean.
 func ours(err error) bool {
 	return slices.ContainsFunc([]error{
-		journal.ErrFenced, journal.ErrInDoubt, journal.ErrUnavailable, journal.ErrNotFound, journal.ErrCorrupt, ErrInvalid,
+		journal.ErrFenced, journal.ErrInDoubt, journal.ErrUnavailable, journal.ErrNotFound, journal.ErrCorrupt,
+		journal.ErrNotPlaced, journal.ErrHeld, ErrInvalid,
 	}, func(target error) bool { return errors.Is(err, target) })
 }
 
@@ -75,15 +81,33 @@ func writeError(err error) error {
 	return fmt.Errorf("%w: %w", journal.ErrInDoubt, err)
 }
 
+// refusal gives what a code of our own means.
+func refusal(code string) error {
+	switch code {
+	case codeBlob:
+		return fmt.Errorf("%w: blob to claim", journal.ErrNotFound)
+	case codeKey:
+		return fmt.Errorf("%w: an idempotency key is already applied", journal.ErrFenced)
+	case codeFence:
+		return journal.ErrFenced
+	case codeFinal:
+		return protocol.ErrFinal
+	case codeConflict:
+		return protocol.ErrConflict
+	case codeNoLease:
+		return protocol.ErrNoLease
+	case codeLeaseHeld:
+		return protocol.ErrLeaseHeld
+	}
+	return nil
+}
+
 func serverError(err error) error {
 	code := sqlState(err)
+	if why := refusal(code); why != nil {
+		return why
+	}
 	switch {
-	case code == codeBlob:
-		return fmt.Errorf("%w: blob to claim", journal.ErrNotFound)
-	case code == codeKey:
-		return fmt.Errorf("%w: an idempotency key is already applied", journal.ErrFenced)
-	case code == codeFence:
-		return journal.ErrFenced
 	case strings.HasPrefix(code, "22"), code == codeTooLong:
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	case code == "XX001", code == "XX002": // a page or an index is damaged

@@ -210,11 +210,24 @@ func unsafeWrites() []fencedWrite {
 
 func TestI1_NoStaleWriteBecomesVisibleAfterTheNewOwnerHasReplayed(t *testing.T) {
 	s := openAt(t, shared.Database(t))
+	v := startCluster(t, s, "old", "new")
+	for _, way := range []struct {
+		name     string
+		old, new journal.Claim
+	}{
+		{"alone", journal.Claim{Node: "old"}, journal.Claim{Node: "new"}},
+		{"in a cluster", journal.Claim{Node: "old#1", View: v.Version}, longPlaced(v, "new")},
+	} {
+		t.Run(way.name, func(t *testing.T) { playTakeovers(t, s, way.old, way.new) })
+	}
+}
+
+func playTakeovers(t *testing.T, s *Store, old, next journal.Claim) {
 	for _, w := range fencedWrites() {
 		t.Run(w.name, func(t *testing.T) {
 			acknowledged := 0
 			for _, order := range orders(3, 4) {
-				acked, err := takeover(t, s, w, order)
+				acked, err := takeover(t, s, w, order, old, next)
 				if err != nil {
 					t.Fatalf("order %s: %v", order, err)
 				}
@@ -232,7 +245,7 @@ func TestI1_NoStaleWriteBecomesVisibleAfterTheNewOwnerHasReplayed(t *testing.T) 
 		t.Run("found out: "+w.name, func(t *testing.T) {
 			broken := 0
 			for _, order := range orders(3, 4) {
-				if _, err := takeover(t, s, w, order); errors.Is(err, errStaleVisible) {
+				if _, err := takeover(t, s, w, order, old, next); errors.Is(err, errStaleVisible) {
 					broken++
 				}
 			}
@@ -246,11 +259,11 @@ func TestI1_NoStaleWriteBecomesVisibleAfterTheNewOwnerHasReplayed(t *testing.T) 
 var errStaleVisible = errors.New("a write of the old owner became visible after the replay")
 
 // takeover plays one order with a grain of its own. The error tells of a broken promise.
-func takeover(t *testing.T, s *Store, w fencedWrite, order string) (acknowledged bool, err error) {
+func takeover(t *testing.T, s *Store, w fencedWrite, order string, from, to journal.Claim) (acknowledged bool, err error) {
 	t.Helper()
 	ctx := t.Context()
 	id := journal.Identity{Kind: "kb", Tenant: "acme", ID: uuid.NewString()}
-	f, _, err := s.Acquire(ctx, id, journal.Claim{Node: "old"})
+	f, _, err := s.Acquire(ctx, id, from)
 	check(t, err)
 	const head = 2
 	check(t, s.Append(ctx, f, journal.Batch{Events: testEvents(0, head, "seed"), SetWakeups: []journal.Wakeup{{Key: "seed", Due: time.Now()}}}),
@@ -258,7 +271,7 @@ func takeover(t *testing.T, s *Store, w fencedWrite, order string) (acknowledged
 	before := observe(t, s, id)
 	write := w.prepare(t, s, f, head)
 
-	next := journal.Fence{Identity: id, Activation: uuid.NewString(), Node: "new"}
+	next := journal.Fence{Identity: id, Activation: uuid.NewString(), Node: to.Node}
 	var acquired int64
 	var replayed string
 	wrote := false
@@ -269,7 +282,7 @@ func takeover(t *testing.T, s *Store, w fencedWrite, order string) (acknowledged
 			return err
 		}),
 		'n': newSession(t, s.commits, statement("BEGIN"), func(ctx context.Context, q querier) error {
-			return acquireOn(ctx, q, &next, &acquired)
+			return acquireOn(ctx, q, &next, &acquired, to, s.ttl)
 		}, statement("COMMIT"), func(ctx context.Context, q querier) (err error) {
 			replayed, err = observeOn(ctx, q, id)
 			return err

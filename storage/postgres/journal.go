@@ -2,61 +2,13 @@ package postgres
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"granary.dev/granary/actors/journal"
 )
-
-const acquire = `
-	INSERT INTO owner AS o (tenant, kind, id, epoch, activation, node, head, since)
-	VALUES ($1, $2, $3, 1, $4, $5, 0, now())
-	ON CONFLICT (tenant, kind, id) DO UPDATE SET
-		epoch = o.epoch + 1, activation = excluded.activation, node = excluded.node,
-		since = excluded.since, released = false
-	RETURNING epoch, head`
-
-// Acquire implements journal.Store. It waits for a write of the old owner that
-// has begun, and no longer than that can take. A lost answer is
-// journal.ErrUnavailable: nobody holds the fence it made, and acquiring again
-// makes the next one.
-func (s *Store) Acquire(ctx context.Context, id journal.Identity, c journal.Claim) (journal.Fence, int64, error) {
-	if err := errors.Join(checkIdentity(id), checkText("node", c.Node)); err != nil {
-		return journal.Fence{}, 0, err
-	}
-	f := journal.Fence{Identity: id, Node: c.Node}
-	var head int64
-	deadline := time.Now().Add(commitTimeout)
-	for {
-		activation, err := uuid.NewRandom()
-		if err != nil {
-			return journal.Fence{}, 0, fmt.Errorf("postgres: new activation: %w", err)
-		}
-		f.Activation = activation.String()
-		err = s.commits.write(ctx, func(ctx context.Context, q querier) error {
-			return acquireOn(ctx, q, &f, &head)
-		})
-		switch {
-		case err == nil:
-			return f, head, nil
-		case sqlState(err) == codeLockWait && time.Now().Before(deadline):
-			// A stopped process holds the row; its session ends within idleTimeout.
-		case errors.Is(err, journal.ErrInDoubt):
-			return journal.Fence{}, 0, fmt.Errorf("%w: acquisition of %s without an answer: %s", journal.ErrUnavailable, id, err.Error())
-		default:
-			return journal.Fence{}, 0, err
-		}
-	}
-}
-
-func acquireOn(ctx context.Context, q querier, f *journal.Fence, head *int64) error {
-	id := f.Identity
-	return q.QueryRow(ctx, acquire, id.Tenant, id.Kind, id.ID, f.Activation, f.Node).Scan(&f.Epoch, head)
-}
 
 // Release implements journal.Store.
 func (s *Store) Release(ctx context.Context, f journal.Fence) error {

@@ -28,6 +28,7 @@ const resetEvery = time.Second
 type pool struct {
 	*pgxpool.Pool
 	timeout   time.Duration // of a write once it has begun
+	patience  time.Duration // how long an operation waits for a connection
 	lastReset atomic.Int64  // unix nanoseconds
 	resets    atomic.Int64
 }
@@ -59,7 +60,7 @@ func openPool(ctx context.Context, cfg Config, size int32, lock, statement time.
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
 	}
-	return &pool{Pool: pp, timeout: statement}, nil
+	return &pool{Pool: pp, timeout: statement, patience: min(connectTimeout, statement)}, nil
 }
 
 // conn takes a connection. Nothing has been sent when it fails.
@@ -67,7 +68,7 @@ func (p *pool) conn(ctx context.Context) (*pgxpool.Conn, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	wait, cancel := context.WithTimeout(ctx, connectTimeout)
+	wait, cancel := context.WithTimeout(ctx, p.patience)
 	defer cancel()
 	c, err := p.Acquire(wait)
 	switch {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/cluster/protocol"
 	"granary.dev/granary/storage/internal/codec"
 )
 
@@ -20,6 +21,9 @@ type Store struct {
 	log     *slog.Logger
 	commits *pool // appends, acquisitions, reads
 	bulk    *pool // blobs, chunks, vectors, indexes, erasure, collection
+	leases  *pool // renewals and the view: never behind anything else
+	ttl     time.Duration
+	view    atomic.Pointer[protocol.View] // the last one read, to decode each once
 	codec   *codec.Codec
 	append  [appendShapes]string // statements by what a batch carries
 
@@ -44,7 +48,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := migrate(ctx, cfg, log); err != nil {
 		return nil, err
 	}
-	s := &Store{log: log, collected: make(chan struct{}), append: appendStatements()}
+	s := &Store{log: log, collected: make(chan struct{}), append: appendStatements(),
+		ttl: cmp.Or(cfg.LeaseTTL, protocol.DefaultTiming().TTL)}
+	s.view.Store(&protocol.View{})
 	if err := s.open(ctx, cfg); err != nil {
 		s.release()
 		return nil, err
@@ -64,13 +70,17 @@ func (s *Store) open(ctx context.Context, cfg Config) error {
 	if s.codec, err = codec.New(); err != nil {
 		return err
 	}
-	commits, bulk := cfg.shares()
+	commits, bulk, leases := cfg.shares()
 	if s.commits, err = openPool(ctx, cfg, commits, lockTimeout, commitTimeout); err != nil {
 		return err
 	}
 	if s.bulk, err = openPool(ctx, cfg, bulk, bulkLock, bulkTimeout); err != nil {
 		return err
 	}
+	if s.leases, err = openPool(ctx, cfg, leases, leaseLock, leaseTimeout); err != nil {
+		return err
+	}
+	s.leases.timeout, s.leases.patience = leaseCall, leaseCall
 	return s.checkEncoding(ctx)
 }
 
@@ -108,7 +118,7 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) release() {
-	for _, p := range []*pool{s.commits, s.bulk} {
+	for _, p := range []*pool{s.commits, s.bulk, s.leases} {
 		if p != nil {
 			p.Close()
 		}
@@ -140,6 +150,7 @@ func (o *outcomes) count(err error) {
 type Stats struct {
 	Commits PoolStats // appends, acquisitions and reads
 	Bulk    PoolStats // blobs, chunks, vectors, indexes, erasure, collection
+	Leases  PoolStats // renewals, changes and reads of the view
 
 	Appended    int64 // appends committed
 	Fenced      int64 // appends of a stale holder
@@ -152,7 +163,7 @@ type Stats struct {
 func (s *Store) Stats() Stats {
 	o := &s.outcomes
 	return Stats{
-		Commits: s.commits.stats(), Bulk: s.bulk.stats(),
+		Commits: s.commits.stats(), Bulk: s.bulk.stats(), Leases: s.leases.stats(),
 		Appended: o.ok.Load(), Fenced: o.fenced.Load(), InDoubt: o.inDoubt.Load(),
 		Unavailable: o.unavailable.Load(), Refused: o.refused.Load(),
 	}

@@ -1,0 +1,214 @@
+//go:build unix
+
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/cluster/protocol"
+)
+
+func nodeID(name string) protocol.NodeID { return protocol.NodeID{Name: name, Boot: "1"} }
+
+func renewal(name string) protocol.RenewRequest {
+	return protocol.RenewRequest{Node: nodeID(name), Addr: name + ":7947"}
+}
+
+// startCluster gives each node a lease and makes all of them members.
+func startCluster(t testing.TB, s *Store, names ...string) protocol.View {
+	t.Helper()
+	var v protocol.View
+	for _, name := range names {
+		var err error
+		v, _, err = s.Renew(t.Context(), renewal(name))
+		check(t, err)
+		next, err := v.Join(protocol.Member{NodeID: nodeID(name), Addr: name + ":7947", Zone: "żółć"}, "rules")
+		check(t, err)
+		v, err = s.Swap(t.Context(), next, nodeID(name))
+		check(t, err)
+	}
+	return v
+}
+
+// longPlaced claims a grain that has been placed on the node for an hour.
+func longPlaced(v protocol.View, name string) journal.Claim {
+	return journal.Claim{Node: nodeID(name).String(), View: v.Version, Since: 1, SinceTime: v.CommittedAt.Add(-time.Hour)}
+}
+
+// later is as if d had passed for all leases and the view.
+func later(t testing.TB, s *Store, d time.Duration) {
+	t.Helper()
+	check(t, s.leases.write(t.Context(), func(ctx context.Context, q querier) error {
+		_, err := q.Exec(ctx, `WITH l AS (UPDATE node_lease SET expires = expires - $1::interval)
+			UPDATE cluster_view SET committed_at = committed_at - $1::interval`, d)
+		return err
+	}))
+}
+
+func TestE5_LeaseOfADeadNodeIsOverForGood(t *testing.T) {
+	s := openAt(t, shared.Database(t))
+	v := startCluster(t, s, "a", "b")
+	dead, err := v.MarkDead([]protocol.NodeID{nodeID("b")})
+	check(t, err)
+	if _, err := s.Swap(t.Context(), dead, nodeID("a")); !errors.Is(err, protocol.ErrLeaseHeld) {
+		t.Fatalf("given up with a lease: %v", err)
+	}
+	later(t, s, time.Minute)
+	if _, err := s.Swap(t.Context(), dead, nodeID("a")); !errors.Is(err, protocol.ErrNoLease) {
+		t.Fatalf("changed the view without a lease: %v", err)
+	}
+	_, survey, err := s.Renew(t.Context(), renewal("a"))
+	if check(t, err); len(survey.Expired) != 1 || survey.Expired[0] != nodeID("b") || survey.Settled {
+		t.Fatalf("survey is %+v", survey)
+	}
+	v, err = s.Swap(t.Context(), dead, nodeID("a"))
+	check(t, err)
+	if _, _, err := s.Renew(t.Context(), renewal("b")); !errors.Is(err, protocol.ErrFinal) {
+		t.Fatalf("the dead renew: %v", err)
+	}
+	if _, err := s.Swap(t.Context(), dead, nodeID("a")); !errors.Is(err, protocol.ErrConflict) {
+		t.Fatalf("swapped twice: %v", err)
+	}
+	read, err := s.View(t.Context())
+	if check(t, err); !read.Equal(v) {
+		t.Fatalf("view is %+v, want %+v", read, v)
+	}
+}
+
+func TestViewIsThereForWhoComesFirstAndForEveryStore(t *testing.T) {
+	url := shared.Database(t)
+	s := openAt(t, url)
+	if v, err := s.View(t.Context()); err != nil || !v.Equal(protocol.View{}) {
+		t.Fatalf("view before there is one: %+v, %v", v, err)
+	}
+	v, survey, err := s.Renew(t.Context(), renewal("a"))
+	if check(t, err); !v.Equal(protocol.View{}) || !survey.Settled || len(survey.Expired) != 0 || survey.Next != 0 {
+		t.Fatalf("first renewal: %+v, %+v", v, survey)
+	}
+	v = startCluster(t, s, "a", "b", "c")
+	v, err = v.Relocate("acme", "a")
+	check(t, err)
+	v, err = s.Swap(t.Context(), v, nodeID("a"))
+	check(t, err)
+	other := openAt(t, url)
+	for range 2 { // read whole, and known already
+		got, survey, err := other.Renew(t.Context(), protocol.RenewRequest{Node: nodeID("c"), Addr: "c:7947", Seen: v.Version, Pending: 3})
+		if check(t, err); !got.Equal(v) || survey.Settled || survey.Next <= 0 || survey.Next > s.ttl {
+			t.Fatalf("got %+v, %+v; want %+v", got, survey, v)
+		}
+	}
+}
+
+func TestSecretIsTheSameForAllWhoAskAtOnce(t *testing.T) {
+	url := shared.Database(t)
+	stores := []*Store{openAt(t, url), openAt(t, url), openAt(t, url)}
+	got := make([]string, 12)
+	errs := make([]error, len(got))
+	var wg sync.WaitGroup
+	for i := range got {
+		wg.Go(func() {
+			value, err := stores[i%len(stores)].Secret(t.Context(), "dev-key", func() ([]byte, error) { return fmt.Append(nil, "key of ", i), nil })
+			got[i], errs[i] = string(value), err
+		})
+	}
+	wg.Wait()
+	check(t, errors.Join(errs...))
+	for _, value := range got {
+		if value == "" || value != got[0] {
+			t.Fatalf("secrets are %q", got)
+		}
+	}
+	failing := errors.New("no randomness")
+	if _, err := stores[0].Secret(t.Context(), "other", func() ([]byte, error) { return nil, failing }); !errors.Is(err, failing) {
+		t.Fatal(err)
+	}
+	_, err := stores[0].Secret(t.Context(), "dev-key", func() ([]byte, error) { return nil, failing })
+	check(t, err) // nobody is asked for one that is there
+}
+
+// The commits and bulk data of a node may wait for each other; its lease must
+// not wait for them.
+func TestE5_RenewalDoesNotWaitBehindCommitsAndBulkData(t *testing.T) {
+	s := openAt(t, shared.Database(t))
+	startCluster(t, s, "a", "b")
+	for _, p := range []*pool{s.commits, s.bulk} {
+		for range p.stats().Max {
+			c, err := p.conn(t.Context())
+			check(t, err)
+			defer c.Release()
+		}
+	}
+	start := time.Now()
+	v, _, err := s.Renew(t.Context(), renewal("a"))
+	check(t, err)
+	next, err := v.Relocate("acme", "a")
+	check(t, err)
+	_, err = s.Swap(t.Context(), next, nodeID("a"))
+	check(t, err)
+	_, err = s.View(t.Context())
+	check(t, err)
+	if st := s.Stats(); st.Leases.Waited > 1 || st.Leases.Max < 2 || time.Since(start) > leaseCall { // the first opens a connection
+		t.Fatalf("took %v, %+v", time.Since(start), st.Leases)
+	}
+}
+
+// A session that holds what renewals need is given up on within their time.
+func TestE5_RenewalEndsWithinItsTime(t *testing.T) {
+	s := openAt(t, shared.Database(t))
+	startCluster(t, s, "a")
+	c, err := s.bulk.conn(t.Context())
+	check(t, err)
+	defer c.Release()
+	_, err = c.Exec(t.Context(), "BEGIN")
+	check(t, err)
+	_, err = c.Exec(t.Context(), "SELECT granary_view_lock_v1(true)")
+	check(t, err)
+	start := time.Now()
+	_, _, err = s.Renew(t.Context(), renewal("a"))
+	if took := time.Since(start); !errors.Is(err, journal.ErrUnavailable) || took > leaseCall {
+		t.Fatalf("after %v: %v", took, err)
+	}
+	_, err = c.Exec(t.Context(), "ROLLBACK")
+	check(t, err)
+	_, _, err = s.Renew(t.Context(), renewal("a"))
+	check(t, err)
+}
+
+func TestLeasesOfNodesLongGoneAreCollected(t *testing.T) {
+	s := openAt(t, shared.Database(t))
+	startCluster(t, s, "member")
+	_, _, err := s.Renew(t.Context(), renewal("stranger"))
+	check(t, err)
+	collectAt(t, s, time.Now().Add(24*time.Hour))
+	if n := count(t, s, `SELECT count(*) FROM node_lease`); n != 2 {
+		t.Fatalf("%d leases after a day", n)
+	}
+	collectAt(t, s, time.Now().Add(8*24*time.Hour))
+	if n := count(t, s, `SELECT count(*) FROM node_lease WHERE node = 'member#1'`); n != 1 || count(t, s, `SELECT count(*) FROM node_lease`) != 1 {
+		t.Fatal("not just the stranger's lease went")
+	}
+}
+
+func TestMalformedNodesAndViewsAreRefusedBeforeTheyAreSent(t *testing.T) {
+	s := openAt(t, shared.Database(t))
+	v := startCluster(t, s, "a")
+	for name, r := range map[string]protocol.RenewRequest{
+		"no boot": {Node: protocol.NodeID{Name: "a"}}, "a name with #": {Node: protocol.NodeID{Name: "a#b", Boot: "1"}},
+		"an address with NUL": {Node: nodeID("a"), Addr: "\x00"},
+	} {
+		if _, _, err := s.Renew(t.Context(), r); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	next, err := v.Relocate("ac\x00me", "a")
+	check(t, err)
+	if _, err := s.Swap(t.Context(), next, nodeID("a")); !errors.Is(err, ErrInvalid) {
+		t.Errorf("a tenant with NUL: %v", err)
+	}
+}
