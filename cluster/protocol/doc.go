@@ -15,7 +15,8 @@
 //     drain, giving up members that are gone, rounds of moving partitions.
 //   - [Renew], [Look], [Swap], [Acquire], [Append], [Verify], [Release]: the
 //     store's statements, as functions on the rows they lock.
-//   - [MayRead] and [Prove]: leased reads. [ChooseNode]: relocation.
+//   - [MayRead] and [Prove]: leased reads.
+//   - [ChooseNode] and [PlanMoves]: which tenants leave an overloaded or sick node.
 //
 // # Authority
 //

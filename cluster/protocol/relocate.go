@@ -25,15 +25,27 @@ type Candidate struct {
 	Locality float64       // share of the tenant's data and caches there, 0 to 1
 }
 
-// Score is 0.4 locality + 0.4 free load + 0.2 nearness, from 0 (worst) to 1.
-// Latency counts against slowest, the highest among the candidates.
-func (c Candidate) Score(slowest time.Duration) float64 {
-	near := 1.0
-	if slowest > 0 {
-		near = 1 - min(1, float64(c.Latency)/float64(slowest))
-	}
-	return weightLocality*unit(c.Locality, 0) + weightLoad*(1-unit(c.Load, 1)) + weightLatency*near
+// Score is how good a node is for a tenant, from 0 (worst) to 1, and of what.
+type Score struct {
+	Total    float64 // 0.4 Locality + 0.4 Headroom + 0.2 Nearness
+	Locality float64 // share of the tenant's data and caches there
+	Headroom float64 // what the load leaves: 1 when idle
+	Nearness float64 // 1 without delay, 0 for the slowest candidate
 }
+
+// Rate gives the score. Latency counts against slowest, the highest among the
+// candidates.
+func (c Candidate) Rate(slowest time.Duration) Score {
+	s := Score{Locality: unit(c.Locality, 0), Headroom: 1 - unit(c.Load, 1), Nearness: 1}
+	if slowest > 0 {
+		s.Nearness = 1 - min(1, float64(c.Latency)/float64(slowest))
+	}
+	s.Total = weightLocality*s.Locality + weightLoad*s.Headroom + weightLatency*s.Nearness
+	return s
+}
+
+// Score is the total of [Candidate.Rate].
+func (c Candidate) Score(slowest time.Duration) float64 { return c.Rate(slowest).Total }
 
 // ChooseNode says where a tenant should live that lives on current and whom the
 // table places on home. It changes only for a reason, so that tenants do not
