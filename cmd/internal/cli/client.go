@@ -38,12 +38,26 @@ type clientFlags struct {
 	json      bool
 }
 
+// credential is where the token of a command is found when no flag names a file:
+// in an environment variable, else in a file of the data directory.
+type credential struct{ env, file string }
+
+func tenantCredential() credential { return credential{"GRANARY_TOKEN", DevTokenFile} }
+
+func operatorCredential() credential {
+	return credential{"GRANARY_OPERATOR_TOKEN", DevOperatorTokenFile}
+}
+
 // client gives cmd, and the commands below it, the shared flags.
 func (a *app) client(cmd *cobra.Command) *cobra.Command {
+	return a.clientWith(cmd, tenantCredential())
+}
+
+func (a *app) clientWith(cmd *cobra.Command, from credential) *cobra.Command {
 	f := cmd.PersistentFlags()
 	f.StringVar(&a.flags.server, "server", "", "URL of the server (default $GRANARY_SERVER, else "+DefaultServer+")")
-	f.StringVar(&a.flags.tokenFile, "token-file", "", "file with the access token (default $GRANARY_TOKEN, else DATA/"+DevTokenFile+")")
-	f.StringVar(&a.flags.dataDir, "data", DefaultDataDir, "data directory of a local server, for its "+DevTokenFile)
+	f.StringVar(&a.flags.tokenFile, "token-file", "", "file with the access token (default $"+from.env+", else DATA/"+from.file+")")
+	f.StringVar(&a.flags.dataDir, "data", DefaultDataDir, "data directory of a local server, for its "+from.file)
 	f.DurationVar(&a.flags.timeout, "timeout", defaultTimeout, "longest wait for one answer")
 	f.BoolVar(&a.flags.json, "json", false, "print protobuf JSON")
 	f.StringVar(&a.flags.color, "color", "auto", "auto, always or never")
@@ -56,10 +70,11 @@ type secret string
 func (secret) String() string   { return "[redacted]" }
 func (secret) GoString() string { return "[redacted]" }
 
-// session is a connection to a server, as one tenant's principal.
+// session is a connection to a server, as one tenant's principal or as an operator.
 type session struct {
 	server    string // without credentials
 	tokenNote string // where the token came from, or was looked for
+	devToken  bool   // it is that of a development server's data directory
 	timeout   time.Duration
 	transport *transport
 	sleep     func(context.Context, time.Duration) error
@@ -71,6 +86,7 @@ type session struct {
 	search  granaryv1connect.SearchServiceClient
 	events  granaryv1connect.EventServiceClient
 	tenants granaryv1connect.TenantServiceClient
+	cluster granaryv1connect.ClusterServiceClient
 }
 
 // clientRun is the body of a client command.
@@ -78,12 +94,16 @@ type clientRun func(ctx context.Context, s *session, out *output, args []string)
 
 // run wraps a client command: connect, run, explain what failed.
 func (a *app) run(body clientRun) func(*cobra.Command, []string) error {
+	return a.runWith(tenantCredential(), body)
+}
+
+func (a *app) runWith(from credential, body clientRun) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		out, err := a.output()
 		if err != nil {
 			return err
 		}
-		s, err := a.connect()
+		s, err := a.connect(from)
 		if err != nil {
 			return err
 		}
@@ -94,7 +114,7 @@ func (a *app) run(body clientRun) func(*cobra.Command, []string) error {
 }
 
 // connect prepares a session; nothing is sent yet.
-func (a *app) connect() (*session, error) {
+func (a *app) connect(from credential) (*session, error) {
 	base, err := a.serverURL()
 	if err != nil {
 		return nil, err
@@ -102,7 +122,7 @@ func (a *app) connect() (*session, error) {
 	if a.flags.timeout <= 0 {
 		return nil, usagef("--timeout must be above 0")
 	}
-	token, note, err := a.token()
+	found, err := a.token(from)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +130,8 @@ func (a *app) connect() (*session, error) {
 	tr := newTransport(address)
 	s := &session{
 		server:    strings.TrimRight(base.Redacted(), "/"),
-		tokenNote: note,
+		tokenNote: found.note,
+		devToken:  found.dev,
 		timeout:   a.flags.timeout,
 		transport: tr,
 		sleep:     a.env.Sleep,
@@ -121,12 +142,13 @@ func (a *app) connect() (*session, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	client := connect.NewClient(
-		connecthttp.NewTransport(hc, address, connecthttp.WithReadMaxBytes(maxResponse)), authorize(token))
+		connecthttp.NewTransport(hc, address, connecthttp.WithReadMaxBytes(maxResponse)), authorize(found.token))
 	s.kbs = granaryv1connect.NewKnowledgeBaseServiceClient(client)
 	s.docs = granaryv1connect.NewDocumentServiceClient(client)
 	s.search = granaryv1connect.NewSearchServiceClient(client)
 	s.events = granaryv1connect.NewEventServiceClient(client)
 	s.tenants = granaryv1connect.NewTenantServiceClient(client)
+	s.cluster = granaryv1connect.NewClusterServiceClient(client)
 	return s, nil
 }
 
@@ -148,28 +170,34 @@ func (a *app) serverURL() (*url.URL, error) {
 	return u, nil
 }
 
-// token finds the token, and says where it was found or looked for. No token
-// at all is left for the server to refuse.
-func (a *app) token() (secret, string, error) {
+// foundToken is a token, and where it was found or looked for.
+type foundToken struct {
+	token secret
+	note  string
+	dev   bool // in a data directory
+}
+
+// token finds the token. None at all is left for the server to refuse.
+func (a *app) token(from credential) (foundToken, error) {
 	if path := a.flags.tokenFile; path != "" {
 		t, err := readToken(path)
 		if err != nil {
-			return "", "", &failure{message: "cannot read the token: " + err.Error(), cause: err}
+			return foundToken{}, &failure{message: "cannot read the token: " + err.Error(), cause: err}
 		}
-		return t, "the token came from " + path + " (--token-file)", nil
+		return foundToken{token: t, note: "the token came from " + path + " (--token-file)"}, nil
 	}
-	if t := strings.TrimSpace(a.env.Getenv("GRANARY_TOKEN")); t != "" {
-		return secret(t), "the token came from GRANARY_TOKEN", nil
+	if t := strings.TrimSpace(a.env.Getenv(from.env)); t != "" {
+		return foundToken{token: secret(t), note: "the token came from " + from.env}, nil
 	}
-	path := filepath.Join(a.flags.dataDir, DevTokenFile)
+	path := filepath.Join(a.flags.dataDir, from.file)
 	t, err := readToken(path)
 	switch {
 	case err == nil:
-		return t, "the token came from " + path + " (GRANARY_TOKEN is not set)", nil
+		return foundToken{token: t, note: "the token came from " + path + " (" + from.env + " is not set)", dev: true}, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return "", "no token was sent: GRANARY_TOKEN is not set and there is no file " + path, nil
+		return foundToken{note: "no token was sent: " + from.env + " is not set and there is no file " + path}, nil
 	default:
-		return "", "", &failure{message: "cannot read the token: " + err.Error(), cause: err}
+		return foundToken{}, &failure{message: "cannot read the token: " + err.Error(), cause: err}
 	}
 }
 

@@ -7,7 +7,9 @@
 // The server is --server, else GRANARY_SERVER, else [DefaultServer]. The token
 // is the content of --token-file, else GRANARY_TOKEN, else the content of
 // [DevTokenFile] in the data directory (--data, else [DefaultDataDir]), which
-// `granary serve --dev` writes. A token is never printed.
+// `granary serve --dev` writes. `granary cluster` speaks as an operator: its token
+// is that of --token-file, GRANARY_OPERATOR_TOKEN or [DevOperatorTokenFile], and no
+// other is ever sent. A token is never printed.
 //
 // # What it prints
 //
@@ -19,12 +21,13 @@
 //
 // # Exit codes
 //
-// 0 done, 1 failed, 2 wrong usage. An error of a command from outside this
+// 0 done, 1 failed, 2 wrong usage. `cluster health` fails when the cluster is not
+// well. An error of a command from outside this
 // package may choose its own by an ExitCode() int method.
 //
 // # Invariants
 //
-//   - Every change carries a request id, and a retry repeats it.
+//   - Every change of a tenant's data carries a request id, and a retry repeats it.
 //   - A file keeps its document id from one `doc add` to the next, so that an
 //     edited file becomes the next version of its document.
 //   - A watch loses no event: it resumes after the last message it printed.

@@ -40,6 +40,7 @@ type fake struct {
 	granaryv1connect.UnimplementedSearchServiceHandler
 	granaryv1connect.UnimplementedEventServiceHandler
 	granaryv1connect.UnimplementedTenantServiceHandler
+	granaryv1connect.UnimplementedClusterServiceHandler
 
 	mu       sync.Mutex
 	requests []proto.Message // as they came
@@ -199,6 +200,7 @@ func (f *fake) serve(t *testing.T, http1 bool) string {
 	granaryv1connect.RegisterSearchServiceHandler(server, f)
 	granaryv1connect.RegisterEventServiceHandler(server, f)
 	granaryv1connect.RegisterTenantServiceHandler(server, f)
+	granaryv1connect.RegisterClusterServiceHandler(server, f)
 	mux := http.NewServeMux()
 	connecthttp.Mount(mux, server)
 	srv := httptest.NewUnstartedServer(mux)
@@ -230,7 +232,7 @@ type result struct {
 func granary(t *testing.T, url string, w world, args ...string) result {
 	t.Helper()
 	var stdout, stderr lockedBuffer
-	vars := map[string]string{"GRANARY_SERVER": url, "GRANARY_TOKEN": "s3cret-token"}
+	vars := map[string]string{"GRANARY_SERVER": url, "GRANARY_TOKEN": "s3cret-token", "GRANARY_OPERATOR_TOKEN": "s3cret-operator"}
 	for k, v := range w.env {
 		vars[k] = v
 	}

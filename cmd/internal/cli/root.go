@@ -19,6 +19,8 @@ const (
 	// DevTokenFile is the file below the data directory that holds the token of
 	// a server started with --dev.
 	DevTokenFile = "dev-token"
+	// DevOperatorTokenFile holds the operator's beside it.
+	DevOperatorTokenFile = "dev-operator-token"
 )
 
 // Env is what the command line takes from the process around it. Nil functions
@@ -111,7 +113,7 @@ func Root(env Env) *cobra.Command {
   granary search handbook "how do I take parental leave"`,
 	})
 	root.AddCommand(a.kbCommand(), a.docCommand(), a.watchCommand(), a.searchCommand(),
-		a.tenantCommand(), a.versionCommand())
+		a.tenantCommand(), a.clusterCommand(), a.versionCommand())
 	root.AddCommand(a.env.ExtraCommands...)
 	root.SetIn(a.env.Stdin)
 	root.SetOut(a.env.Stdout)
