@@ -81,6 +81,7 @@ func (s *session) nodes(ctx context.Context) (*granaryv1.ListNodesResponse, erro
 	}
 }
 
+// nodes prints a table that is not cut: what is wrong with a node stands at the end.
 func (o *output) nodes(nodes []*granaryv1.Node) error {
 	var rows [][]cell
 	for _, n := range nodes {
@@ -98,7 +99,7 @@ func (o *output) nodes(nodes []*granaryv1.Node) error {
 			dash(shortDuration(n.GetLeaseAge())), dash(n.GetApiAddress()))...)
 		rows = append(rows, append(row, health))
 	}
-	return o.table([]string{"NAME", "STATE", "GOSSIP", "ZONE", "ROLES", "LOAD", "PARTITIONS", "GRAINS", "LEASE", "API", "HEALTH"}, rows)
+	return o.aligned([]string{"NAME", "STATE", "GOSSIP", "ZONE", "ROLES", "LOAD", "PARTITIONS", "GRAINS", "LEASE", "API", "HEALTH"}, rows, 0)
 }
 
 func (a *app) clusterView() *cobra.Command {
@@ -149,7 +150,7 @@ func (o *output) view(v *granaryv1.ClusterView) error {
 	return o.section([]string{"RELOCATED TENANT", "NODE"}, overrides)
 }
 
-// section prints a table below an empty line, and nothing when there are no rows.
+// section prints a table below an empty line, uncut, and nothing when there are no rows.
 func (o *output) section(header []string, rows [][]cell) error {
 	if len(rows) == 0 {
 		return nil
@@ -157,7 +158,7 @@ func (o *output) section(header []string, rows [][]cell) error {
 	if err := o.printf("\n"); err != nil {
 		return err
 	}
-	return o.table(header, rows)
+	return o.aligned(header, rows, 0)
 }
 
 func (a *app) clusterHealth() *cobra.Command {
