@@ -2,7 +2,7 @@
 # Runs the benchmarks, each beside its peer or its limit in the same run, and
 # prints one Markdown table. About ten minutes on two cores that do nothing
 # else; BENCH_LARGE=1 runs the sizes of the goals, which takes more than an hour.
-# BENCH_ONLY="p3 p5" runs some of: p1 p3 p4 p5 store.
+# BENCH_ONLY="p3 p5" runs some of: p1 p3 p4 p5 p6 store.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ failed=0
 part() {
 	local name=$1
 	shift
-	case " ${BENCH_ONLY:-p1 p3 p4 p5 store} " in *" $name "*) ;; *) return 0 ;; esac
+	case " ${BENCH_ONLY:-p1 p3 p4 p5 p6 store} " in *" $name "*) ;; *) return 0 ;; esac
 	echo "== $name" >&2
 	"$@" >>"$table" || { echo "bench: $name failed" >&2; failed=1; }
 }
@@ -40,6 +40,7 @@ part p3 "$bench" p3 -docs "$p3_docs" -latency-docs "$p3_latency"
 part p4 gobench "10 best, 384 dimensions or 80 words a chunk" ./actors/search 'P4' "$p4_time"
 part p5 "$bench" p5 -tenants "$p5_tenants"
 part p5 "$bench" large -docs 1000
+part p6 "$bench" placement
 part store gobench "SQLite, synchronous=FULL, 300-byte events" ./storage/embedded '^Benchmark(Append|Activate)$' "$store_time"
 part store gobench "SQLite, 2,000 rows of 1 KB or 384 dimensions an operation" ./storage/embedded '^BenchmarkPut(Chunks|Vectors)$' "$bulk_time"
 

@@ -1,10 +1,12 @@
 // Command bench measures what needs a whole node: ingestion (P3 of the
 // performance goals) and idle tenants (P5). It builds the store, the grains and
 // the cluster in process, as a node does, with two parts replaced: an embedder
-// of fixed cost, and a journal that tells of each committed event.
+// of fixed cost, and a journal that tells of each committed event. It also plays
+// the placement of knowledge bases on clusters of many nodes (P6).
 //
 //	go run ./cmd/internal/bench p3 -docs 2000 -kbs 1,10,100,1000
 //	go run ./cmd/internal/bench p5 -tenants 10000
+//	go run ./cmd/internal/bench placement -nodes 3,10,100,1000
 //	go run ./cmd/internal/bench large -docs 1000
 //	go test -run xxx -bench . ./cluster/bench | go run ./cmd/internal/bench report
 //
@@ -50,6 +52,8 @@ func run(ctx context.Context, args []string) error {
 			return p3(ctx, args[1:])
 		case "p5":
 			return p5(ctx, args[1:])
+		case "placement":
+			return placement(ctx, args[1:])
 		case "large":
 			return large(ctx, args[1:])
 		case "report":
@@ -59,7 +63,7 @@ func run(ctx context.Context, args []string) error {
 			return nil
 		}
 	}
-	return errors.New("usage: bench p3|p5|large|report|header [flags]")
+	return errors.New("usage: bench p3|p5|placement|large|report|header [flags]")
 }
 
 // header begins the table.
