@@ -11,9 +11,8 @@ const (
 	weightLoad     = 0.4
 	weightLatency  = 0.2
 
-	overload   = 0.8  // a node at or above this load gives tenants away …
-	roomy      = 0.6  // … only to nodes below this, and takes its own back below it
-	worthwhile = 0.15 // how much better another node's score must be
+	overload = 0.8 // a node at or above this load gives tenants away …
+	roomy    = 0.6 // … only to nodes below this, and takes its own back below it
 )
 
 // Candidate is a live member as a place for one tenant.
@@ -49,9 +48,11 @@ func (c Candidate) Score(slowest time.Duration) float64 { return c.Rate(slowest)
 
 // ChooseNode says where a tenant should live that lives on current and whom the
 // table places on home. It changes only for a reason, so that tenants do not
-// wander: current is missing or sick; or it is overloaded and another one, with room, is
-// clearly better; or home has room again. Ties go to the first by name. It
-// gives current if there is nowhere better.
+// wander: current is missing or sick, or it is overloaded and another has room,
+// or home has room again. The score says which other one, not whether: what is
+// loaded in memory is always where the tenant lives, and would hold it there
+// however full the node is. Ties go to the first by name. It gives current if
+// there is nowhere better.
 func ChooseNode(current, home string, all []Candidate) string {
 	var slowest time.Duration
 	var here, own *Candidate
@@ -72,7 +73,7 @@ func ChooseNode(current, home string, all []Candidate) string {
 		if here.Load < overload {
 			return current
 		}
-		if best := bestOf(all, current, roomy, slowest); best != nil && best.Score(slowest)-here.Score(slowest) >= worthwhile {
+		if best := bestOf(all, current, roomy, slowest); best != nil {
 			return best.Node
 		}
 		return current

@@ -20,7 +20,8 @@ func TestChooseNodeKeepsTenantsWhereTheyAre_B2_B3(t *testing.T) {
 	}{
 		"healthy and not full":       {"a", "a", []protocol.Candidate{cand("a", 0.79, ms, 1), cand("b", 0, ms, 0)}, "a"},
 		"overloaded":                 {"a", "a", []protocol.Candidate{cand("a", 0.95, ms, 0.2), cand("b", 0.1, ms, 0), cand("c", 0.3, ms, 0)}, "b"},
-		"overloaded, data only here": {"a", "a", []protocol.Candidate{cand("a", 0.82, ms, 1), cand("b", 0.5, ms, 0)}, "a"},
+		"overloaded, data only here": {"a", "a", []protocol.Candidate{cand("a", 0.82, 0, 1), cand("b", 0.5, ms, 0)}, "b"},
+		"data first, then load":      {"a", "a", []protocol.Candidate{cand("a", 0.9, ms, 0), cand("b", 0.1, ms, 0), cand("c", 0.5, ms, 1)}, "c"},
 		"overloaded, others busy":    {"a", "a", []protocol.Candidate{cand("a", 0.9, ms, 0), cand("b", 0.6, ms, 0)}, "a"},
 		"sick":                       {"a", "a", []protocol.Candidate{sick(cand("a", 0.1, ms, 1)), cand("b", 0.7, ms, 0)}, "b"},
 		"gone":                       {"a", "a", []protocol.Candidate{cand("b", 0.7, ms, 0)}, "b"},
