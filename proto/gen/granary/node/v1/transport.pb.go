@@ -115,7 +115,9 @@ type CallBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Calls []*Call                `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
 	// Ids of calls whose callers gave up.
-	Cancelled     []uint64 `protobuf:"varint,2,rep,packed,name=cancelled,proto3" json:"cancelled,omitempty"`
+	Cancelled []uint64 `protobuf:"varint,2,rep,packed,name=cancelled,proto3" json:"cancelled,omitempty"`
+	// Go on where the requests of earlier calls broke off.
+	Parts         []*Part `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -164,6 +166,77 @@ func (x *CallBatch) GetCancelled() []uint64 {
 	return nil
 }
 
+func (x *CallBatch) GetParts() []*Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+// A piece of a request or reply that is too large to travel at once: small
+// ones must not wait behind it.
+type Part struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The call it belongs to. A part of a call that is over is ignored.
+	Id   uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	// Bytes that follow in further parts.
+	Rest          int64 `protobuf:"varint,3,opt,name=rest,proto3" json:"rest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Part) Reset() {
+	*x = Part{}
+	mi := &file_granary_node_v1_transport_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Part) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Part) ProtoMessage() {}
+
+func (x *Part) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_transport_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Part.ProtoReflect.Descriptor instead.
+func (*Part) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Part) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Part) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *Part) GetRest() int64 {
+	if x != nil {
+		return x.Rest
+	}
+	return 0
+}
+
 // One call to a grain.
 type Call struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -177,14 +250,16 @@ type Call struct {
 	// Time the caller has left; 0: what the serving node gives to such calls.
 	RemainingMicros int64 `protobuf:"varint,6,opt,name=remaining_micros,json=remainingMicros,proto3" json:"remaining_micros,omitempty"`
 	// Version of the view by which the caller chose this node.
-	View          int64 `protobuf:"varint,7,opt,name=view,proto3" json:"view,omitempty"`
+	View int64 `protobuf:"varint,7,opt,name=view,proto3" json:"view,omitempty"`
+	// Bytes of the request that follow in parts.
+	Rest          int64 `protobuf:"varint,8,opt,name=rest,proto3" json:"rest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[1]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -196,7 +271,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[1]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -209,7 +284,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{1}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Call) GetId() uint64 {
@@ -261,18 +336,27 @@ func (x *Call) GetView() int64 {
 	return 0
 }
 
+func (x *Call) GetRest() int64 {
+	if x != nil {
+		return x.Rest
+	}
+	return 0
+}
+
 type ReplyBatch struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Replies []*Reply               `protobuf:"bytes,1,rep,name=replies,proto3" json:"replies,omitempty"`
 	// Version of the view the serving node acts on.
-	View          int64 `protobuf:"varint,2,opt,name=view,proto3" json:"view,omitempty"`
+	View int64 `protobuf:"varint,2,opt,name=view,proto3" json:"view,omitempty"`
+	// Go on where earlier replies broke off.
+	Parts         []*Part `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReplyBatch) Reset() {
 	*x = ReplyBatch{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[2]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +368,7 @@ func (x *ReplyBatch) String() string {
 func (*ReplyBatch) ProtoMessage() {}
 
 func (x *ReplyBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[2]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +381,7 @@ func (x *ReplyBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplyBatch.ProtoReflect.Descriptor instead.
 func (*ReplyBatch) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{2}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ReplyBatch) GetReplies() []*Reply {
@@ -314,6 +398,13 @@ func (x *ReplyBatch) GetView() int64 {
 	return 0
 }
 
+func (x *ReplyBatch) GetParts() []*Part {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
 type Reply struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Id      uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -326,13 +417,15 @@ type Reply struct {
 	NotApplied bool `protobuf:"varint,5,opt,name=not_applied,json=notApplied,proto3" json:"not_applied,omitempty"`
 	// With OUTCOME_BUSY: when to come again.
 	RetryAfterMicros int64 `protobuf:"varint,6,opt,name=retry_after_micros,json=retryAfterMicros,proto3" json:"retry_after_micros,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Bytes of the reply that follow in parts.
+	Rest          int64 `protobuf:"varint,7,opt,name=rest,proto3" json:"rest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[3]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -344,7 +437,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[3]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -357,7 +450,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{3}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Reply) GetId() uint64 {
@@ -402,6 +495,13 @@ func (x *Reply) GetRetryAfterMicros() int64 {
 	return 0
 }
 
+func (x *Reply) GetRest() int64 {
+	if x != nil {
+		return x.Rest
+	}
+	return 0
+}
+
 // Asks a node who it is.
 type PingRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -417,7 +517,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[4]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +529,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[4]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +542,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{4}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PingRequest) GetFrom() string {
@@ -479,7 +579,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[5]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -491,7 +591,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[5]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -504,7 +604,7 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{5}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PingResponse) GetNode() string {
@@ -544,7 +644,7 @@ type AdminRequest struct {
 
 func (x *AdminRequest) Reset() {
 	*x = AdminRequest{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[6]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -556,7 +656,7 @@ func (x *AdminRequest) String() string {
 func (*AdminRequest) ProtoMessage() {}
 
 func (x *AdminRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[6]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -569,7 +669,7 @@ func (x *AdminRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminRequest.ProtoReflect.Descriptor instead.
 func (*AdminRequest) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{6}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AdminRequest) GetOperation() isAdminRequest_Operation {
@@ -658,7 +758,7 @@ type AdminResponse struct {
 
 func (x *AdminResponse) Reset() {
 	*x = AdminResponse{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[7]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +770,7 @@ func (x *AdminResponse) String() string {
 func (*AdminResponse) ProtoMessage() {}
 
 func (x *AdminResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[7]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +783,7 @@ func (x *AdminResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminResponse.ProtoReflect.Descriptor instead.
 func (*AdminResponse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{7}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AdminResponse) GetResult() isAdminResponse_Result {
@@ -771,7 +871,7 @@ type ListNodeActivations struct {
 
 func (x *ListNodeActivations) Reset() {
 	*x = ListNodeActivations{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[8]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +883,7 @@ func (x *ListNodeActivations) String() string {
 func (*ListNodeActivations) ProtoMessage() {}
 
 func (x *ListNodeActivations) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[8]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +896,7 @@ func (x *ListNodeActivations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListNodeActivations.ProtoReflect.Descriptor instead.
 func (*ListNodeActivations) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{8}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListNodeActivations) GetAfter() string {
@@ -830,7 +930,7 @@ type NodeActivations struct {
 
 func (x *NodeActivations) Reset() {
 	*x = NodeActivations{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[9]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +942,7 @@ func (x *NodeActivations) String() string {
 func (*NodeActivations) ProtoMessage() {}
 
 func (x *NodeActivations) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[9]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +955,7 @@ func (x *NodeActivations) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeActivations.ProtoReflect.Descriptor instead.
 func (*NodeActivations) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{9}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *NodeActivations) GetActivations() []*NodeActivation {
@@ -889,7 +989,7 @@ type NodeActivation struct {
 
 func (x *NodeActivation) Reset() {
 	*x = NodeActivation{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[10]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +1001,7 @@ func (x *NodeActivation) String() string {
 func (*NodeActivation) ProtoMessage() {}
 
 func (x *NodeActivation) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[10]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +1014,7 @@ func (x *NodeActivation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeActivation.ProtoReflect.Descriptor instead.
 func (*NodeActivation) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{10}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *NodeActivation) GetKind() string {
@@ -989,7 +1089,7 @@ type DrainNode struct {
 
 func (x *DrainNode) Reset() {
 	*x = DrainNode{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[11]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1101,7 @@ func (x *DrainNode) String() string {
 func (*DrainNode) ProtoMessage() {}
 
 func (x *DrainNode) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[11]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1114,7 @@ func (x *DrainNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNode.ProtoReflect.Descriptor instead.
 func (*DrainNode) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{11}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{12}
 }
 
 // Places a tenant on a node; the asked node proposes it.
@@ -1029,7 +1129,7 @@ type RelocateTenant struct {
 
 func (x *RelocateTenant) Reset() {
 	*x = RelocateTenant{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[12]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1141,7 @@ func (x *RelocateTenant) String() string {
 func (*RelocateTenant) ProtoMessage() {}
 
 func (x *RelocateTenant) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[12]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1154,7 @@ func (x *RelocateTenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelocateTenant.ProtoReflect.Descriptor instead.
 func (*RelocateTenant) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{12}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RelocateTenant) GetTenant() string {
@@ -1079,7 +1179,7 @@ type DescribeNode struct {
 
 func (x *DescribeNode) Reset() {
 	*x = DescribeNode{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[13]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1191,7 @@ func (x *DescribeNode) String() string {
 func (*DescribeNode) ProtoMessage() {}
 
 func (x *DescribeNode) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[13]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1204,7 @@ func (x *DescribeNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescribeNode.ProtoReflect.Descriptor instead.
 func (*DescribeNode) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{13}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{14}
 }
 
 type NodeDescription struct {
@@ -1135,7 +1235,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[14]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1247,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[14]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1260,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{14}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *NodeDescription) GetNode() string {
@@ -1279,10 +1379,15 @@ var File_granary_node_v1_transport_proto protoreflect.FileDescriptor
 
 const file_granary_node_v1_transport_proto_rawDesc = "" +
 	"\n" +
-	"\x1fgranary/node/v1/transport.proto\x12\x0fgranary.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1agranary/node/v1/node.proto\"V\n" +
+	"\x1fgranary/node/v1/transport.proto\x12\x0fgranary.node.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1agranary/node/v1/node.proto\"\x83\x01\n" +
 	"\tCallBatch\x12+\n" +
 	"\x05calls\x18\x01 \x03(\v2\x15.granary.node.v1.CallR\x05calls\x12\x1c\n" +
-	"\tcancelled\x18\x02 \x03(\x04R\tcancelled\"\xb1\x01\n" +
+	"\tcancelled\x18\x02 \x03(\x04R\tcancelled\x12+\n" +
+	"\x05parts\x18\x03 \x03(\v2\x15.granary.node.v1.PartR\x05parts\">\n" +
+	"\x04Part\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
+	"\x04rest\x18\x03 \x01(\x03R\x04rest\"\xc5\x01\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
@@ -1290,11 +1395,13 @@ const file_granary_node_v1_transport_proto_rawDesc = "" +
 	"\x05grain\x18\x04 \x01(\tR\x05grain\x12\x18\n" +
 	"\arequest\x18\x05 \x01(\fR\arequest\x12)\n" +
 	"\x10remaining_micros\x18\x06 \x01(\x03R\x0fremainingMicros\x12\x12\n" +
-	"\x04view\x18\a \x01(\x03R\x04view\"R\n" +
+	"\x04view\x18\a \x01(\x03R\x04view\x12\x12\n" +
+	"\x04rest\x18\b \x01(\x03R\x04rest\"\x7f\n" +
 	"\n" +
 	"ReplyBatch\x120\n" +
 	"\areplies\x18\x01 \x03(\v2\x16.granary.node.v1.ReplyR\areplies\x12\x12\n" +
-	"\x04view\x18\x02 \x01(\x03R\x04view\"\xde\x01\n" +
+	"\x04view\x18\x02 \x01(\x03R\x04view\x12+\n" +
+	"\x05parts\x18\x03 \x03(\v2\x15.granary.node.v1.PartR\x05parts\"\xf2\x01\n" +
 	"\x05Reply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x122\n" +
 	"\aoutcome\x18\x02 \x01(\x0e2\x18.granary.node.v1.OutcomeR\aoutcome\x12\x14\n" +
@@ -1302,7 +1409,8 @@ const file_granary_node_v1_transport_proto_rawDesc = "" +
 	"\x05error\x18\x04 \x01(\v2\x16.granary.node.v1.ErrorR\x05error\x12\x1f\n" +
 	"\vnot_applied\x18\x05 \x01(\bR\n" +
 	"notApplied\x12,\n" +
-	"\x12retry_after_micros\x18\x06 \x01(\x03R\x10retryAfterMicros\"I\n" +
+	"\x12retry_after_micros\x18\x06 \x01(\x03R\x10retryAfterMicros\x12\x12\n" +
+	"\x04rest\x18\a \x01(\x03R\x04rest\"I\n" +
 	"\vPingRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x12\n" +
 	"\x04view\x18\x02 \x01(\x03R\x04view\x12\x12\n" +
@@ -1395,49 +1503,52 @@ func file_granary_node_v1_transport_proto_rawDescGZIP() []byte {
 }
 
 var file_granary_node_v1_transport_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_granary_node_v1_transport_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_granary_node_v1_transport_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_granary_node_v1_transport_proto_goTypes = []any{
 	(Outcome)(0),                  // 0: granary.node.v1.Outcome
 	(*CallBatch)(nil),             // 1: granary.node.v1.CallBatch
-	(*Call)(nil),                  // 2: granary.node.v1.Call
-	(*ReplyBatch)(nil),            // 3: granary.node.v1.ReplyBatch
-	(*Reply)(nil),                 // 4: granary.node.v1.Reply
-	(*PingRequest)(nil),           // 5: granary.node.v1.PingRequest
-	(*PingResponse)(nil),          // 6: granary.node.v1.PingResponse
-	(*AdminRequest)(nil),          // 7: granary.node.v1.AdminRequest
-	(*AdminResponse)(nil),         // 8: granary.node.v1.AdminResponse
-	(*ListNodeActivations)(nil),   // 9: granary.node.v1.ListNodeActivations
-	(*NodeActivations)(nil),       // 10: granary.node.v1.NodeActivations
-	(*NodeActivation)(nil),        // 11: granary.node.v1.NodeActivation
-	(*DrainNode)(nil),             // 12: granary.node.v1.DrainNode
-	(*RelocateTenant)(nil),        // 13: granary.node.v1.RelocateTenant
-	(*DescribeNode)(nil),          // 14: granary.node.v1.DescribeNode
-	(*NodeDescription)(nil),       // 15: granary.node.v1.NodeDescription
-	(*Error)(nil),                 // 16: granary.node.v1.Error
-	(*Done)(nil),                  // 17: granary.node.v1.Done
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*Part)(nil),                  // 2: granary.node.v1.Part
+	(*Call)(nil),                  // 3: granary.node.v1.Call
+	(*ReplyBatch)(nil),            // 4: granary.node.v1.ReplyBatch
+	(*Reply)(nil),                 // 5: granary.node.v1.Reply
+	(*PingRequest)(nil),           // 6: granary.node.v1.PingRequest
+	(*PingResponse)(nil),          // 7: granary.node.v1.PingResponse
+	(*AdminRequest)(nil),          // 8: granary.node.v1.AdminRequest
+	(*AdminResponse)(nil),         // 9: granary.node.v1.AdminResponse
+	(*ListNodeActivations)(nil),   // 10: granary.node.v1.ListNodeActivations
+	(*NodeActivations)(nil),       // 11: granary.node.v1.NodeActivations
+	(*NodeActivation)(nil),        // 12: granary.node.v1.NodeActivation
+	(*DrainNode)(nil),             // 13: granary.node.v1.DrainNode
+	(*RelocateTenant)(nil),        // 14: granary.node.v1.RelocateTenant
+	(*DescribeNode)(nil),          // 15: granary.node.v1.DescribeNode
+	(*NodeDescription)(nil),       // 16: granary.node.v1.NodeDescription
+	(*Error)(nil),                 // 17: granary.node.v1.Error
+	(*Done)(nil),                  // 18: granary.node.v1.Done
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
 }
 var file_granary_node_v1_transport_proto_depIdxs = []int32{
-	2,  // 0: granary.node.v1.CallBatch.calls:type_name -> granary.node.v1.Call
-	4,  // 1: granary.node.v1.ReplyBatch.replies:type_name -> granary.node.v1.Reply
-	0,  // 2: granary.node.v1.Reply.outcome:type_name -> granary.node.v1.Outcome
-	16, // 3: granary.node.v1.Reply.error:type_name -> granary.node.v1.Error
-	9,  // 4: granary.node.v1.AdminRequest.list_activations:type_name -> granary.node.v1.ListNodeActivations
-	12, // 5: granary.node.v1.AdminRequest.drain:type_name -> granary.node.v1.DrainNode
-	14, // 6: granary.node.v1.AdminRequest.describe:type_name -> granary.node.v1.DescribeNode
-	13, // 7: granary.node.v1.AdminRequest.relocate:type_name -> granary.node.v1.RelocateTenant
-	16, // 8: granary.node.v1.AdminResponse.error:type_name -> granary.node.v1.Error
-	10, // 9: granary.node.v1.AdminResponse.activations:type_name -> granary.node.v1.NodeActivations
-	15, // 10: granary.node.v1.AdminResponse.description:type_name -> granary.node.v1.NodeDescription
-	17, // 11: granary.node.v1.AdminResponse.done:type_name -> granary.node.v1.Done
-	11, // 12: granary.node.v1.NodeActivations.activations:type_name -> granary.node.v1.NodeActivation
-	18, // 13: granary.node.v1.NodeActivation.since:type_name -> google.protobuf.Timestamp
-	18, // 14: granary.node.v1.NodeDescription.started:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	3,  // 0: granary.node.v1.CallBatch.calls:type_name -> granary.node.v1.Call
+	2,  // 1: granary.node.v1.CallBatch.parts:type_name -> granary.node.v1.Part
+	5,  // 2: granary.node.v1.ReplyBatch.replies:type_name -> granary.node.v1.Reply
+	2,  // 3: granary.node.v1.ReplyBatch.parts:type_name -> granary.node.v1.Part
+	0,  // 4: granary.node.v1.Reply.outcome:type_name -> granary.node.v1.Outcome
+	17, // 5: granary.node.v1.Reply.error:type_name -> granary.node.v1.Error
+	10, // 6: granary.node.v1.AdminRequest.list_activations:type_name -> granary.node.v1.ListNodeActivations
+	13, // 7: granary.node.v1.AdminRequest.drain:type_name -> granary.node.v1.DrainNode
+	15, // 8: granary.node.v1.AdminRequest.describe:type_name -> granary.node.v1.DescribeNode
+	14, // 9: granary.node.v1.AdminRequest.relocate:type_name -> granary.node.v1.RelocateTenant
+	17, // 10: granary.node.v1.AdminResponse.error:type_name -> granary.node.v1.Error
+	11, // 11: granary.node.v1.AdminResponse.activations:type_name -> granary.node.v1.NodeActivations
+	16, // 12: granary.node.v1.AdminResponse.description:type_name -> granary.node.v1.NodeDescription
+	18, // 13: granary.node.v1.AdminResponse.done:type_name -> granary.node.v1.Done
+	12, // 14: granary.node.v1.NodeActivations.activations:type_name -> granary.node.v1.NodeActivation
+	19, // 15: granary.node.v1.NodeActivation.since:type_name -> google.protobuf.Timestamp
+	19, // 16: granary.node.v1.NodeDescription.started:type_name -> google.protobuf.Timestamp
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_transport_proto_init() }
@@ -1446,13 +1557,13 @@ func file_granary_node_v1_transport_proto_init() {
 		return
 	}
 	file_granary_node_v1_node_proto_init()
-	file_granary_node_v1_transport_proto_msgTypes[6].OneofWrappers = []any{
+	file_granary_node_v1_transport_proto_msgTypes[7].OneofWrappers = []any{
 		(*AdminRequest_ListActivations)(nil),
 		(*AdminRequest_Drain)(nil),
 		(*AdminRequest_Describe)(nil),
 		(*AdminRequest_Relocate)(nil),
 	}
-	file_granary_node_v1_transport_proto_msgTypes[7].OneofWrappers = []any{
+	file_granary_node_v1_transport_proto_msgTypes[8].OneofWrappers = []any{
 		(*AdminResponse_Error)(nil),
 		(*AdminResponse_Activations)(nil),
 		(*AdminResponse_Description)(nil),
@@ -1464,7 +1575,7 @@ func file_granary_node_v1_transport_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_node_v1_transport_proto_rawDesc), len(file_granary_node_v1_transport_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
