@@ -637,6 +637,7 @@ type AdminRequest struct {
 	//	*AdminRequest_Drain
 	//	*AdminRequest_Describe
 	//	*AdminRequest_Relocate
+	//	*AdminRequest_Rebalance
 	Operation     isAdminRequest_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -715,6 +716,15 @@ func (x *AdminRequest) GetRelocate() *RelocateTenant {
 	return nil
 }
 
+func (x *AdminRequest) GetRebalance() *RebalanceNode {
+	if x != nil {
+		if x, ok := x.Operation.(*AdminRequest_Rebalance); ok {
+			return x.Rebalance
+		}
+	}
+	return nil
+}
+
 type isAdminRequest_Operation interface {
 	isAdminRequest_Operation()
 }
@@ -735,6 +745,10 @@ type AdminRequest_Relocate struct {
 	Relocate *RelocateTenant `protobuf:"bytes,4,opt,name=relocate,proto3,oneof"`
 }
 
+type AdminRequest_Rebalance struct {
+	Rebalance *RebalanceNode `protobuf:"bytes,5,opt,name=rebalance,proto3,oneof"`
+}
+
 func (*AdminRequest_ListActivations) isAdminRequest_Operation() {}
 
 func (*AdminRequest_Drain) isAdminRequest_Operation() {}
@@ -742,6 +756,8 @@ func (*AdminRequest_Drain) isAdminRequest_Operation() {}
 func (*AdminRequest_Describe) isAdminRequest_Operation() {}
 
 func (*AdminRequest_Relocate) isAdminRequest_Operation() {}
+
+func (*AdminRequest_Rebalance) isAdminRequest_Operation() {}
 
 type AdminResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -751,6 +767,7 @@ type AdminResponse struct {
 	//	*AdminResponse_Activations
 	//	*AdminResponse_Description
 	//	*AdminResponse_Done
+	//	*AdminResponse_Moves
 	Result        isAdminResponse_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -829,6 +846,15 @@ func (x *AdminResponse) GetDone() *Done {
 	return nil
 }
 
+func (x *AdminResponse) GetMoves() *NodeMoves {
+	if x != nil {
+		if x, ok := x.Result.(*AdminResponse_Moves); ok {
+			return x.Moves
+		}
+	}
+	return nil
+}
+
 type isAdminResponse_Result interface {
 	isAdminResponse_Result()
 }
@@ -849,6 +875,10 @@ type AdminResponse_Done struct {
 	Done *Done `protobuf:"bytes,4,opt,name=done,proto3,oneof"`
 }
 
+type AdminResponse_Moves struct {
+	Moves *NodeMoves `protobuf:"bytes,5,opt,name=moves,proto3,oneof"`
+}
+
 func (*AdminResponse_Error) isAdminResponse_Result() {}
 
 func (*AdminResponse_Activations) isAdminResponse_Result() {}
@@ -856,6 +886,8 @@ func (*AdminResponse_Activations) isAdminResponse_Result() {}
 func (*AdminResponse_Description) isAdminResponse_Result() {}
 
 func (*AdminResponse_Done) isAdminResponse_Result() {}
+
+func (*AdminResponse_Moves) isAdminResponse_Result() {}
 
 // Lists active grains in the order of their identities.
 type ListNodeActivations struct {
@@ -1207,6 +1239,251 @@ func (*DescribeNode) Descriptor() ([]byte, []int) {
 	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{14}
 }
 
+// Which of its tenants the node would place elsewhere; without dry_run it does.
+type RebalanceNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	DryRun        bool                   `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebalanceNode) Reset() {
+	*x = RebalanceNode{}
+	mi := &file_granary_node_v1_transport_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebalanceNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebalanceNode) ProtoMessage() {}
+
+func (x *RebalanceNode) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_transport_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebalanceNode.ProtoReflect.Descriptor instead.
+func (*RebalanceNode) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RebalanceNode) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type NodeMoves struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Moves         []*NodeMove            `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeMoves) Reset() {
+	*x = NodeMoves{}
+	mi := &file_granary_node_v1_transport_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeMoves) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeMoves) ProtoMessage() {}
+
+func (x *NodeMoves) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_transport_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeMoves.ProtoReflect.Descriptor instead.
+func (*NodeMoves) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *NodeMoves) GetMoves() []*NodeMove {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+// A tenant that should live on another node.
+type NodeMove struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Tenant string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	From   string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// Empty: where the table has it.
+	To string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// "overloaded", "sick" or "home".
+	Why           string     `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	FromScore     *NodeScore `protobuf:"bytes,5,opt,name=from_score,json=fromScore,proto3" json:"from_score,omitempty"`
+	ToScore       *NodeScore `protobuf:"bytes,6,opt,name=to_score,json=toScore,proto3" json:"to_score,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeMove) Reset() {
+	*x = NodeMove{}
+	mi := &file_granary_node_v1_transport_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeMove) ProtoMessage() {}
+
+func (x *NodeMove) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_transport_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeMove.ProtoReflect.Descriptor instead.
+func (*NodeMove) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *NodeMove) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *NodeMove) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *NodeMove) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *NodeMove) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *NodeMove) GetFromScore() *NodeScore {
+	if x != nil {
+		return x.FromScore
+	}
+	return nil
+}
+
+func (x *NodeMove) GetToScore() *NodeScore {
+	if x != nil {
+		return x.ToScore
+	}
+	return nil
+}
+
+// How good a node is for a tenant, each from 0 (worst) to 1.
+type NodeScore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Total         float64                `protobuf:"fixed64,1,opt,name=total,proto3" json:"total,omitempty"`
+	Locality      float64                `protobuf:"fixed64,2,opt,name=locality,proto3" json:"locality,omitempty"`
+	Headroom      float64                `protobuf:"fixed64,3,opt,name=headroom,proto3" json:"headroom,omitempty"`
+	Nearness      float64                `protobuf:"fixed64,4,opt,name=nearness,proto3" json:"nearness,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeScore) Reset() {
+	*x = NodeScore{}
+	mi := &file_granary_node_v1_transport_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeScore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeScore) ProtoMessage() {}
+
+func (x *NodeScore) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_transport_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeScore.ProtoReflect.Descriptor instead.
+func (*NodeScore) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *NodeScore) GetTotal() float64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *NodeScore) GetLocality() float64 {
+	if x != nil {
+		return x.Locality
+	}
+	return 0
+}
+
+func (x *NodeScore) GetHeadroom() float64 {
+	if x != nil {
+		return x.Headroom
+	}
+	return 0
+}
+
+func (x *NodeScore) GetNearness() float64 {
+	if x != nil {
+		return x.Nearness
+	}
+	return 0
+}
+
 type NodeDescription struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Node    string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1235,7 +1512,7 @@ type NodeDescription struct {
 
 func (x *NodeDescription) Reset() {
 	*x = NodeDescription{}
-	mi := &file_granary_node_v1_transport_proto_msgTypes[15]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1524,7 @@ func (x *NodeDescription) String() string {
 func (*NodeDescription) ProtoMessage() {}
 
 func (x *NodeDescription) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_transport_proto_msgTypes[15]
+	mi := &file_granary_node_v1_transport_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1537,7 @@ func (x *NodeDescription) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeDescription.ProtoReflect.Descriptor instead.
 func (*NodeDescription) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{15}
+	return file_granary_node_v1_transport_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NodeDescription) GetNode() string {
@@ -1418,18 +1695,20 @@ const file_granary_node_v1_transport_proto_rawDesc = "" +
 	"\fPingResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04view\x18\x02 \x01(\x03R\x04view\x12\x18\n" +
-	"\areached\x18\x03 \x01(\bR\areached\"\x9e\x02\n" +
+	"\areached\x18\x03 \x01(\bR\areached\"\xde\x02\n" +
 	"\fAdminRequest\x12Q\n" +
 	"\x10list_activations\x18\x01 \x01(\v2$.granary.node.v1.ListNodeActivationsH\x00R\x0flistActivations\x122\n" +
 	"\x05drain\x18\x02 \x01(\v2\x1a.granary.node.v1.DrainNodeH\x00R\x05drain\x12;\n" +
 	"\bdescribe\x18\x03 \x01(\v2\x1d.granary.node.v1.DescribeNodeH\x00R\bdescribe\x12=\n" +
-	"\brelocate\x18\x04 \x01(\v2\x1f.granary.node.v1.RelocateTenantH\x00R\brelocateB\v\n" +
-	"\toperation\"\x82\x02\n" +
+	"\brelocate\x18\x04 \x01(\v2\x1f.granary.node.v1.RelocateTenantH\x00R\brelocate\x12>\n" +
+	"\trebalance\x18\x05 \x01(\v2\x1e.granary.node.v1.RebalanceNodeH\x00R\trebalanceB\v\n" +
+	"\toperation\"\xb6\x02\n" +
 	"\rAdminResponse\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.granary.node.v1.ErrorH\x00R\x05error\x12D\n" +
 	"\vactivations\x18\x02 \x01(\v2 .granary.node.v1.NodeActivationsH\x00R\vactivations\x12D\n" +
 	"\vdescription\x18\x03 \x01(\v2 .granary.node.v1.NodeDescriptionH\x00R\vdescription\x12+\n" +
-	"\x04done\x18\x04 \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04doneB\b\n" +
+	"\x04done\x18\x04 \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04done\x122\n" +
+	"\x05moves\x18\x05 \x01(\v2\x1a.granary.node.v1.NodeMovesH\x00R\x05movesB\b\n" +
 	"\x06result\"Y\n" +
 	"\x13ListNodeActivations\x12\x14\n" +
 	"\x05after\x18\x01 \x01(\tR\x05after\x12\x14\n" +
@@ -1453,7 +1732,24 @@ const file_granary_node_v1_transport_proto_rawDesc = "" +
 	"\x0eRelocateTenant\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\"\x0e\n" +
-	"\fDescribeNode\"\xe5\x03\n" +
+	"\fDescribeNode\"(\n" +
+	"\rRebalanceNode\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\"<\n" +
+	"\tNodeMoves\x12/\n" +
+	"\x05moves\x18\x01 \x03(\v2\x19.granary.node.v1.NodeMoveR\x05moves\"\xca\x01\n" +
+	"\bNodeMove\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\x129\n" +
+	"\n" +
+	"from_score\x18\x05 \x01(\v2\x1a.granary.node.v1.NodeScoreR\tfromScore\x125\n" +
+	"\bto_score\x18\x06 \x01(\v2\x1a.granary.node.v1.NodeScoreR\atoScore\"u\n" +
+	"\tNodeScore\x12\x14\n" +
+	"\x05total\x18\x01 \x01(\x01R\x05total\x12\x1a\n" +
+	"\blocality\x18\x02 \x01(\x01R\blocality\x12\x1a\n" +
+	"\bheadroom\x18\x03 \x01(\x01R\bheadroom\x12\x1a\n" +
+	"\bnearness\x18\x04 \x01(\x01R\bnearness\"\xe5\x03\n" +
 	"\x0fNodeDescription\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x124\n" +
@@ -1503,7 +1799,7 @@ func file_granary_node_v1_transport_proto_rawDescGZIP() []byte {
 }
 
 var file_granary_node_v1_transport_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_granary_node_v1_transport_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_granary_node_v1_transport_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_granary_node_v1_transport_proto_goTypes = []any{
 	(Outcome)(0),                  // 0: granary.node.v1.Outcome
 	(*CallBatch)(nil),             // 1: granary.node.v1.CallBatch
@@ -1521,10 +1817,14 @@ var file_granary_node_v1_transport_proto_goTypes = []any{
 	(*DrainNode)(nil),             // 13: granary.node.v1.DrainNode
 	(*RelocateTenant)(nil),        // 14: granary.node.v1.RelocateTenant
 	(*DescribeNode)(nil),          // 15: granary.node.v1.DescribeNode
-	(*NodeDescription)(nil),       // 16: granary.node.v1.NodeDescription
-	(*Error)(nil),                 // 17: granary.node.v1.Error
-	(*Done)(nil),                  // 18: granary.node.v1.Done
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*RebalanceNode)(nil),         // 16: granary.node.v1.RebalanceNode
+	(*NodeMoves)(nil),             // 17: granary.node.v1.NodeMoves
+	(*NodeMove)(nil),              // 18: granary.node.v1.NodeMove
+	(*NodeScore)(nil),             // 19: granary.node.v1.NodeScore
+	(*NodeDescription)(nil),       // 20: granary.node.v1.NodeDescription
+	(*Error)(nil),                 // 21: granary.node.v1.Error
+	(*Done)(nil),                  // 22: granary.node.v1.Done
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_granary_node_v1_transport_proto_depIdxs = []int32{
 	3,  // 0: granary.node.v1.CallBatch.calls:type_name -> granary.node.v1.Call
@@ -1532,23 +1832,28 @@ var file_granary_node_v1_transport_proto_depIdxs = []int32{
 	5,  // 2: granary.node.v1.ReplyBatch.replies:type_name -> granary.node.v1.Reply
 	2,  // 3: granary.node.v1.ReplyBatch.parts:type_name -> granary.node.v1.Part
 	0,  // 4: granary.node.v1.Reply.outcome:type_name -> granary.node.v1.Outcome
-	17, // 5: granary.node.v1.Reply.error:type_name -> granary.node.v1.Error
+	21, // 5: granary.node.v1.Reply.error:type_name -> granary.node.v1.Error
 	10, // 6: granary.node.v1.AdminRequest.list_activations:type_name -> granary.node.v1.ListNodeActivations
 	13, // 7: granary.node.v1.AdminRequest.drain:type_name -> granary.node.v1.DrainNode
 	15, // 8: granary.node.v1.AdminRequest.describe:type_name -> granary.node.v1.DescribeNode
 	14, // 9: granary.node.v1.AdminRequest.relocate:type_name -> granary.node.v1.RelocateTenant
-	17, // 10: granary.node.v1.AdminResponse.error:type_name -> granary.node.v1.Error
-	11, // 11: granary.node.v1.AdminResponse.activations:type_name -> granary.node.v1.NodeActivations
-	16, // 12: granary.node.v1.AdminResponse.description:type_name -> granary.node.v1.NodeDescription
-	18, // 13: granary.node.v1.AdminResponse.done:type_name -> granary.node.v1.Done
-	12, // 14: granary.node.v1.NodeActivations.activations:type_name -> granary.node.v1.NodeActivation
-	19, // 15: granary.node.v1.NodeActivation.since:type_name -> google.protobuf.Timestamp
-	19, // 16: granary.node.v1.NodeDescription.started:type_name -> google.protobuf.Timestamp
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	16, // 10: granary.node.v1.AdminRequest.rebalance:type_name -> granary.node.v1.RebalanceNode
+	21, // 11: granary.node.v1.AdminResponse.error:type_name -> granary.node.v1.Error
+	11, // 12: granary.node.v1.AdminResponse.activations:type_name -> granary.node.v1.NodeActivations
+	20, // 13: granary.node.v1.AdminResponse.description:type_name -> granary.node.v1.NodeDescription
+	22, // 14: granary.node.v1.AdminResponse.done:type_name -> granary.node.v1.Done
+	17, // 15: granary.node.v1.AdminResponse.moves:type_name -> granary.node.v1.NodeMoves
+	12, // 16: granary.node.v1.NodeActivations.activations:type_name -> granary.node.v1.NodeActivation
+	23, // 17: granary.node.v1.NodeActivation.since:type_name -> google.protobuf.Timestamp
+	18, // 18: granary.node.v1.NodeMoves.moves:type_name -> granary.node.v1.NodeMove
+	19, // 19: granary.node.v1.NodeMove.from_score:type_name -> granary.node.v1.NodeScore
+	19, // 20: granary.node.v1.NodeMove.to_score:type_name -> granary.node.v1.NodeScore
+	23, // 21: granary.node.v1.NodeDescription.started:type_name -> google.protobuf.Timestamp
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_transport_proto_init() }
@@ -1562,12 +1867,14 @@ func file_granary_node_v1_transport_proto_init() {
 		(*AdminRequest_Drain)(nil),
 		(*AdminRequest_Describe)(nil),
 		(*AdminRequest_Relocate)(nil),
+		(*AdminRequest_Rebalance)(nil),
 	}
 	file_granary_node_v1_transport_proto_msgTypes[8].OneofWrappers = []any{
 		(*AdminResponse_Error)(nil),
 		(*AdminResponse_Activations)(nil),
 		(*AdminResponse_Description)(nil),
 		(*AdminResponse_Done)(nil),
+		(*AdminResponse_Moves)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1575,7 +1882,7 @@ func file_granary_node_v1_transport_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_node_v1_transport_proto_rawDesc), len(file_granary_node_v1_transport_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
