@@ -109,7 +109,7 @@ func TestFencedActivationCannotCommit_I1(t *testing.T) {
 		c := w.created("notes")
 		c.mustAdd("before", page("alpha", 1))
 		c.ready("before")
-		thief, head, err := w.disk.Acquire(t.Context(), identity("notes"), "node-2")
+		thief, head, err := w.disk.Acquire(t.Context(), identity("notes"), journal.Claim{Node: "node-2"})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -22,7 +22,7 @@ type call interface {
 }
 
 const (
-	maxWaiting     = 1024            // calls kept while the grain loads
+	maxWaiting     = 1024            // calls kept while the grain loads, and reads while the store is asked
 	maxBatchEvents = 256             // events of one commit
 	commitTimeout  = 5 * time.Second // a commit that began runs this long, whoever gave up meanwhile
 	loadTimeout    = 30 * time.Second
@@ -34,27 +34,13 @@ type phase uint8
 const (
 	phaseLoading phase = iota
 	phaseActive
+	phaseDoubting // finds out what became of a commit
 	phaseLeaving
 )
 
 // state is what a grain's journal folds into.
 type state interface {
 	apply(e journal.Event, ev kb.Event) error
-}
-
-// write is one decision on its way to the journal.
-type write struct {
-	events  []journal.Event
-	idem    *journal.Idempotency
-	claim   []string        // blobs
-	done    func(err error) // on the mailbox: after the commit, or with what ended the activation
-	effects []effect
-}
-
-// effect is what one event did to one document (nil where there was none).
-type effect struct {
-	event         kb.Event
-	before, after *kb.Document
 }
 
 // core is the event-sourced half of a grain: it loads the state, appends
@@ -69,33 +55,29 @@ type core struct {
 
 	fence     journal.Fence
 	owned     bool  // fence is valid; a grain never written to owns nothing yet
+	proof     lease // the term of the lease for which fence is known to be the current one
 	head      int64 // last decided sequence number
 	committed int64 // last committed one
 	queue     []*write
-	inflight  []*write
+	inflight  []*write // of the commit under way, or of the one in doubt
 	waiting   []call
-	snapshot  int64 // sequence number of the stored snapshot
-	wakeSet   bool  // a wake-up row exists
-	broken    error // why this activation ended; nothing more is decided
+	reads     *readers // nil when no read waits for the store
+	snapshot  int64    // sequence number of the stored snapshot
+	wakeSet   bool     // a wake-up row exists
+	broken    error    // why this activation ended; nothing more is decided
+	stopping  bool     // drain asked for
+	giveUp    func()   // ends the load under way
+	overdue   *time.Timer
 }
 
-// Messages a grain sends itself.
-type (
-	loadedMsg struct {
-		state    state
-		fence    journal.Fence
-		owned    bool
-		head     int64
-		snapshot int64
-		err      error
-	}
-	committedMsg struct {
-		fence journal.Fence // set when this commit acquired
-		err   error
-	}
-	savedMsg    struct{ seq int64 }
-	releasedMsg struct{}
-)
+// loadedMsg is what load read.
+type loadedMsg struct {
+	acquired
+	state    state
+	owned    bool
+	snapshot int64
+	err      error
+}
 
 func (c *core) init(ctx actor.Context) {
 	c.self = ctx.Self()
@@ -109,15 +91,29 @@ func (c *core) log() *slog.Logger {
 	return c.deps.Logger.With("grain", c.id.String())
 }
 
-// load reads the grain's state. It runs on a goroutine of its own.
+// load reads the grain's state on a goroutine of its own.
 func (c *core) load(restore func(snapshot []byte) (state, error)) {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
-	defer cancel()
-	c.tell(c.read(ctx, restore))
+	c.giveUp = cancel
+	go func() {
+		defer cancel()
+		m := c.read(ctx, restore)
+		if m.err == nil && m.owned && (ctx.Err() != nil || !c.placed()) {
+			m.err = errMoved
+		}
+		if m.err != nil && m.owned {
+			c.giveBack(m.fence)
+		}
+		c.tell(m)
+	}()
 }
 
 func (c *core) read(ctx context.Context, restore func([]byte) (state, error)) *loadedMsg {
 	m := &loadedMsg{}
+	if !c.placed() {
+		m.err = errMoved
+		return m
+	}
 	if _, err := c.deps.Store.Owner(ctx, c.id); errors.Is(err, journal.ErrNotFound) {
 		// Nobody ever wrote to this name: asking for it must not create a row.
 		m.state, m.err = restore(nil)
@@ -126,28 +122,46 @@ func (c *core) read(ctx context.Context, restore func([]byte) (state, error)) *l
 		m.err = err
 		return m
 	}
-	m.fence, m.head, m.err = c.deps.Store.Acquire(ctx, c.id, journal.Claim{Node: c.deps.Node})
-	if m.err != nil {
+	if m.acquired, m.err = c.acquire(ctx); m.err != nil {
 		return m
 	}
 	m.owned = true
+	if m.err = c.fold(ctx, m, restore); m.err != nil {
+		m.err = c.blame(ctx, m.fence, m.err)
+	}
+	return m
+}
+
+// fold makes the state of the snapshot and the events up to the acquired head.
+func (c *core) fold(ctx context.Context, m *loadedMsg, restore func([]byte) (state, error)) error {
 	snap, err := c.deps.Store.LoadSnapshot(ctx, c.id)
 	if err != nil && !errors.Is(err, journal.ErrNotFound) {
-		m.err = err
-		return m
+		return err
 	}
-	if m.state, m.err = restore(snap.State); m.err != nil {
-		return m
+	if snap.Seq > m.head {
+		return fmt.Errorf("%w: snapshot of %s is of %d, its head is %d", journal.ErrCorrupt, c.id, snap.Seq, m.head)
+	}
+	if m.state, err = restore(snap.State); err != nil {
+		return err
 	}
 	m.snapshot = snap.Seq
-	m.err = c.replay(ctx, m.state, snap.Seq, m.head)
-	return m
+	return c.replay(ctx, m.state, snap.Seq, m.head)
+}
+
+// blame tells whether a load failed because the grain was taken over meanwhile: a
+// successor may have erased what was being read, and only one can have written
+// a snapshot beyond the acquired head.
+func (c *core) blame(ctx context.Context, f journal.Fence, err error) error {
+	if !c.deps.lone && errors.Is(c.deps.Store.Verify(ctx, f), journal.ErrFenced) {
+		return journal.ErrFenced
+	}
+	return err
 }
 
 // replay folds the events after seq up to head.
 func (c *core) replay(ctx context.Context, s state, seq, head int64) error {
 	for seq < head {
-		page, err := c.deps.Store.Events(ctx, c.id, seq, eventPage)
+		page, err := c.deps.Store.Events(ctx, c.id, seq, int(min(eventPage, head-seq)))
 		if err != nil {
 			return err
 		}
@@ -155,6 +169,9 @@ func (c *core) replay(ctx context.Context, s state, seq, head int64) error {
 			return fmt.Errorf("%w: journal of %s ends at %d, its head is %d", journal.ErrCorrupt, c.id, seq, head)
 		}
 		for _, e := range page {
+			if e.Seq > head {
+				return fmt.Errorf("%w: journal of %s goes on at %d, its head is %d", journal.ErrCorrupt, c.id, e.Seq, head)
+			}
 			ev, err := kb.DecodeEvent(e.Type, e.Data)
 			if err != nil {
 				return err
@@ -170,11 +187,21 @@ func (c *core) replay(ctx context.Context, s state, seq, head int64) error {
 
 // begin takes over what load read. It returns the calls that waited.
 func (c *core) begin(m *loadedMsg) []call {
-	c.fence, c.owned, c.head, c.committed, c.snapshot = m.fence, m.owned, m.head, m.head, m.snapshot
-	c.phase = phaseActive
+	c.fence, c.owned, c.proof, c.head, c.committed, c.snapshot = m.fence, m.owned, m.proof, m.head, m.head, m.snapshot
+	c.phase, c.giveUp = phaseActive, nil
 	waiting := c.waiting
 	c.waiting = nil
 	return waiting
+}
+
+// notLoaded says why there will be no activation.
+func (c *core) notLoaded(err error) {
+	c.broken = loadError(err)
+	if isMoved(err) {
+		c.log().Info("not loaded, the grain is another node's", "error", err)
+		return
+	}
+	c.log().Error("load failed", "error", err)
 }
 
 // park keeps a call until the grain is active.
@@ -193,190 +220,3 @@ type origin struct {
 }
 
 var system = origin{principal: "system"}
-
-// enqueue encodes decided events, applies them to the state, and queues their
-// commit. The caller may set done and idem before it calls flush.
-func (c *core) enqueue(s state, from origin, events []kb.Event) (*write, error) {
-	if c.broken != nil {
-		return nil, c.broken
-	}
-	w := &write{events: make([]journal.Event, len(events))}
-	now := c.deps.Now()
-	for i, ev := range events {
-		typ, data, err := kb.EncodeEvent(ev)
-		if err != nil {
-			return nil, err
-		}
-		e := journal.Event{Seq: c.head + int64(i) + 1, Time: now, Type: typ, Data: data,
-			Principal: from.principal, RequestID: from.requestID}
-		if err := s.apply(e, ev); err != nil {
-			// The rules decided what the state refuses: a defect, and the state
-			// may be half changed. This activation must not go on.
-			c.broken = err
-			return nil, err
-		}
-		w.events[i] = e
-		if blob := claimedBlob(ev); blob != "" {
-			w.claim = append(w.claim, blob)
-		}
-	}
-	c.head += int64(len(events))
-	c.queue = append(c.queue, w)
-	return w, nil
-}
-
-// claimedBlob is the blob an event makes the grain's own.
-func claimedBlob(e kb.Event) string {
-	switch e := e.(type) {
-	case *kb.DocumentAdded:
-		return e.Source.Blob
-	case *kb.DocumentFetched:
-		return e.Source.Blob
-	}
-	return ""
-}
-
-// flush starts a commit of what is queued unless one is in flight. wakeup says
-// whether unfinished work must be findable without this activation.
-func (c *core) flush(wakeup bool) {
-	if c.broken != nil || len(c.inflight) > 0 || len(c.queue) == 0 {
-		return
-	}
-	n, events := 0, 0
-	for n < len(c.queue) && (n == 0 || events+len(c.queue[n].events) <= maxBatchEvents) {
-		events += len(c.queue[n].events)
-		n++
-	}
-	c.inflight, c.queue = c.queue[:n:n], c.queue[n:]
-	b := journal.Batch{Head: c.committed}
-	for _, w := range c.inflight {
-		b.Events = append(b.Events, w.events...)
-		b.ClaimBlobs = append(b.ClaimBlobs, w.claim...)
-		if w.idem != nil {
-			b.Idempotency = append(b.Idempotency, *w.idem)
-		}
-	}
-	// What is cut off may owe work that the state, which has it all, does not.
-	wakeup = wakeup || len(c.queue) > 0 && c.id.Kind == KindKB
-	if wakeup != c.wakeSet {
-		if wakeup {
-			b.SetWakeups = []journal.Wakeup{{Key: wakeKey, Due: c.deps.Now().Add(wakeAfter)}}
-		} else {
-			b.ClearWakeups = []string{wakeKey}
-		}
-		c.wakeSet = wakeup
-	}
-	go c.commit(c.fence, c.owned, b)
-}
-
-const (
-	wakeKey   = "work"           // one row per grain: it knows its own work
-	wakeAfter = 20 * time.Second // the owner acts at once; the row is for when it cannot
-)
-
-// commit runs on a goroutine of its own.
-func (c *core) commit(fence journal.Fence, owned bool, b journal.Batch) {
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-	defer cancel()
-	if !owned {
-		var head int64
-		var err error
-		if fence, head, err = c.deps.Store.Acquire(ctx, c.id, journal.Claim{Node: c.deps.Node}); err != nil {
-			c.tell(&committedMsg{err: fmt.Errorf("%w: %w", journal.ErrUnavailable, err)})
-			return
-		}
-		if head != b.Head {
-			c.tell(&committedMsg{err: journal.ErrFenced})
-			return
-		}
-	}
-	c.tell(&committedMsg{fence: fence, err: c.deps.Store.Append(ctx, fence, b)})
-}
-
-// settle takes a commit's outcome. On success it returns the writes whose
-// effects are due; on failure the activation is over and everyone was told.
-func (c *core) settle(m *committedMsg) []*write {
-	done := c.inflight
-	c.inflight = nil
-	if m.err == nil {
-		c.fence, c.owned = m.fence, true
-		for _, w := range done {
-			c.committed += int64(len(w.events))
-		}
-		return done
-	}
-	c.broken = commitError(m.err)
-	c.log().Error("commit failed, the activation ends", "error", m.err, "head", c.committed)
-	c.fail(append(done, c.queue...))
-	return nil
-}
-
-// fail tells everyone who waits that this activation cannot answer.
-func (c *core) fail(writes []*write) {
-	c.queue, c.inflight = nil, nil
-	for _, w := range writes {
-		if w.done != nil {
-			w.done(c.broken)
-		}
-	}
-	for _, cl := range c.waiting {
-		cl.Reply(nil, c.broken)
-	}
-	c.waiting = nil
-}
-
-// save stores a snapshot from a goroutine of its own; failures only cost time
-// at the next load.
-func (c *core) save(fence journal.Fence, seq int64, encode func() ([]byte, error)) {
-	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
-	defer cancel()
-	data, err := encode()
-	if err == nil {
-		err = c.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: data})
-	}
-	if err != nil {
-		c.log().Warn("snapshot not saved", "error", err)
-	}
-}
-
-// release gives the grain up from a goroutine of its own.
-func (c *core) release(fence journal.Fence, owned bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-	defer cancel()
-	if owned {
-		if err := c.deps.Store.Release(ctx, fence); err != nil {
-			c.log().Warn("not released", "error", err)
-		}
-	}
-	c.tell(&releasedMsg{})
-}
-
-// restart forgets the activation that was released, but not who waits.
-func (c *core) restart() {
-	c.phase, c.fence, c.owned, c.head, c.committed = phaseLoading, journal.Fence{}, false, 0, 0
-	c.queue, c.inflight, c.snapshot, c.wakeSet = nil, nil, 0, false
-}
-
-// quiet reports whether nothing is on its way to the journal.
-func (c *core) quiet() bool { return len(c.queue) == 0 && len(c.inflight) == 0 }
-
-// onQuiet runs f when all that is decided by now is committed: at once when it
-// is, else with the outcome of the last commit it waits for.
-func (c *core) onQuiet(f func(error)) {
-	if c.quiet() {
-		f(c.broken)
-		return
-	}
-	last := c.inflight
-	if len(c.queue) > 0 {
-		last = c.queue
-	}
-	w := last[len(last)-1]
-	before := w.done
-	w.done = func(err error) {
-		if before != nil {
-			before(err)
-		}
-		f(err)
-	}
-}

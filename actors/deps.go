@@ -79,7 +79,7 @@ type Embedder interface {
 
 // Deps is everything the grains of a node share.
 type Deps struct {
-	Node     string // name of this node, written into owner rows
+	Node     string // name of this node, for people
 	Store    journal.Store
 	Blobs    journal.BlobStore
 	Chunks   journal.ChunkStore
@@ -97,12 +97,16 @@ type Deps struct {
 	Now           func() time.Time
 	Jitter        func() float64 // [0, 1)
 
+	lone      bool // no other node shares the store
 	runs      *runs
 	searching chan struct{} // a place per search under way
 }
 
 // Grains makes the grains of one node.
-type Grains struct{ deps *Deps }
+type Grains struct {
+	deps  *Deps
+	waker *Waker
+}
 
 // Wait returns when no pipeline run is left, or with ctx's error.
 func (g *Grains) Wait(ctx context.Context) error { return g.deps.runs.wait(ctx, nil) }
@@ -124,9 +128,13 @@ func NewGrains(d Deps) *Grains {
 	if d.Tier == "" {
 		d.Tier = kb.TierStarter
 	}
+	if d.Owner == nil {
+		d.Owner = lone{journal.Claim{Node: d.Node}}
+	}
+	d.lone = d.Owner.Lone()
 	d.runs = newRuns()
 	d.searching = make(chan struct{}, searchesPerCore*runtime.GOMAXPROCS(0))
-	return &Grains{deps: &d}
+	return &Grains{deps: &d, waker: newWaker(&d)}
 }
 
 // searchesPerCore bounds how many searches run at a time: enough to cover their

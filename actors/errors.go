@@ -17,24 +17,62 @@ func busyError() error {
 	return kb.Errorf(kb.CodeResourceExhausted, kb.ReasonBusy, "too many requests for this object at once").After(100 * time.Millisecond)
 }
 
-// commitError says to the caller what is known of a failed commit.
+// unapplied is the error of a call that changed nothing and never will. It may
+// be sent again, to whoever owns the grain now.
+type unapplied struct{ err *kb.Error }
+
+func (e *unapplied) Error() string { return e.err.Error() }
+func (e *unapplied) Unwrap() error { return e.err }
+
+// NotApplied tells package cluster, which finds this method by an interface of
+// its own, that the call may be repeated.
+func (e *unapplied) NotApplied() bool { return true }
+
+// movedError sends a call to the next owner.
+func movedError() error {
+	return &unapplied{kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the object is being moved; try again").After(50 * time.Millisecond)}
+}
+
+// doubtError tells the caller of a write that nobody knows what became of it.
+func doubtError() error {
+	return kb.Errorf(kb.CodeUnavailable, kb.ReasonInDoubt,
+		"the outcome is not known yet; repeat the request with the same idempotency key").After(500 * time.Millisecond)
+}
+
+func internalError() error { return kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "internal error") }
+
+// commitError says what is known of a failed commit. One in doubt ends the
+// activation as a move does; what the write itself is told is found out later.
 func commitError(err error) error {
-	switch {
-	case errors.Is(err, journal.ErrInDoubt):
-		return kb.Errorf(kb.CodeUnavailable, kb.ReasonInDoubt,
-			"the outcome is not known yet; repeat the request with the same idempotency key").After(500 * time.Millisecond)
-	case errors.Is(err, journal.ErrFenced):
-		return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the object moved to another node; try again").After(100 * time.Millisecond)
+	if isMoved(err) || errors.Is(err, journal.ErrInDoubt) {
+		return movedError()
 	}
 	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the store cannot be reached; nothing was changed").After(time.Second)
 }
 
 // loadError says to the caller why a grain could not load.
 func loadError(err error) error {
-	if errors.Is(err, journal.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case isMoved(err):
+		return movedError()
+	case errors.Is(err, journal.ErrUnavailable), errors.Is(err, context.DeadlineExceeded):
 		return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the store cannot be reached").After(time.Second)
 	}
 	return kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "the object cannot be loaded; an operator must look at the log")
+}
+
+// errChanged: what a read found in memory is gone from the store, replaced or
+// erased since, here or by the next owner.
+var errChanged = errors.New("actors: what is read was replaced meanwhile")
+
+// changedError has the read done again.
+func changedError() error {
+	return &unapplied{kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "what is read was replaced meanwhile; try again").After(50 * time.Millisecond)}
+}
+
+// readError says that the store did not answer what a read needs.
+func readError() error {
+	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the store cannot be read; try again").After(time.Second)
 }
 
 // documentError is what the document's owner is told of a failed run.

@@ -19,8 +19,8 @@ type chunks struct {
 	f *faults
 }
 
-func (c *chunks) PutChunks(ctx context.Context, a journal.Attempt, rows []journal.Chunk) error {
-	return c.f.run(op{ctx: ctx, name: "PutChunks"}, func() error { return c.ChunkStore.PutChunks(ctx, a, rows) })
+func (c *chunks) PutChunks(ctx context.Context, f journal.Fence, a journal.Attempt, rows []journal.Chunk) error {
+	return c.f.run(op{ctx: ctx, name: "PutChunks", grain: f.Identity}, func() error { return c.ChunkStore.PutChunks(ctx, f, a, rows) })
 }
 
 func (c *chunks) Chunks(ctx context.Context, s journal.Scope, attempt string, after, limit int) (out []journal.Chunk, err error) {
@@ -33,13 +33,13 @@ func (c *chunks) ChunksByRef(ctx context.Context, s journal.Scope, refs []journa
 	return out, err
 }
 
-func (c *chunks) PutVectors(ctx context.Context, s journal.Scope, model string, v []journal.Vectors) error {
+func (c *chunks) PutVectors(ctx context.Context, f journal.Fence, s journal.Scope, model string, v []journal.Vectors) error {
 	c.f.mu.Lock()
 	for _, x := range v {
 		c.f.seen[x.Hash] = true
 	}
 	c.f.mu.Unlock()
-	return c.f.run(op{ctx: ctx, name: "PutVectors"}, func() error { return c.ChunkStore.PutVectors(ctx, s, model, v) })
+	return c.f.run(op{ctx: ctx, name: "PutVectors", grain: f.Identity}, func() error { return c.ChunkStore.PutVectors(ctx, f, s, model, v) })
 }
 
 func (c *chunks) VectorsByHash(ctx context.Context, s journal.Scope, model string, hashes []string) (out map[string]journal.Vectors, err error) {

@@ -212,9 +212,13 @@ type store struct {
 	f *faults
 }
 
-func (s *store) Acquire(ctx context.Context, id journal.Identity, node string) (fence journal.Fence, head int64, err error) {
-	err = s.f.run(op{ctx: ctx, name: "Acquire", grain: id}, func() (e error) { fence, head, e = s.Store.Acquire(ctx, id, node); return e })
+func (s *store) Acquire(ctx context.Context, id journal.Identity, c journal.Claim) (fence journal.Fence, head int64, err error) {
+	err = s.f.run(op{ctx: ctx, name: "Acquire", grain: id}, func() (e error) { fence, head, e = s.Store.Acquire(ctx, id, c); return e })
 	return fence, head, err
+}
+
+func (s *store) Verify(ctx context.Context, fence journal.Fence) error {
+	return s.f.run(op{ctx: ctx, name: "Verify", grain: fence.Identity}, func() error { return s.Store.Verify(ctx, fence) })
 }
 
 func (s *store) Release(ctx context.Context, fence journal.Fence) error {
@@ -235,8 +239,9 @@ func (s *store) Events(ctx context.Context, id journal.Identity, after int64, li
 	return out, err
 }
 
-func (s *store) FindIdempotency(ctx context.Context, id journal.Identity, key journal.IdempotencyKey) (r journal.Idempotency, ok bool, err error) {
-	err = s.f.run(op{ctx: ctx, name: "FindIdempotency", grain: id}, func() (e error) { r, ok, e = s.Store.FindIdempotency(ctx, id, key); return e })
+func (s *store) FindIdempotency(ctx context.Context, fence journal.Fence, key journal.IdempotencyKey) (r journal.Idempotency, ok bool, err error) {
+	err = s.f.run(op{ctx: ctx, name: "FindIdempotency", grain: fence.Identity},
+		func() (e error) { r, ok, e = s.Store.FindIdempotency(ctx, fence, key); return e })
 	return r, ok, err
 }
 

@@ -186,7 +186,7 @@ func injectFates(w *world, seed uint64) (counts func() map[string]int) {
 		case "in doubt, not applied":
 			return journal.ErrInDoubt
 		case "fenced":
-			if _, _, err := w.disk.Acquire(o.ctx, o.grain, "thief"); err != nil {
+			if _, _, err := w.disk.Acquire(o.ctx, o.grain, journal.Claim{Node: "thief"}); err != nil {
 				return err
 			}
 		}

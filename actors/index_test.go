@@ -260,7 +260,7 @@ func TestDamagedIndexSnapshotFallsBackToRows(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				fence, _, err := w.disk.Acquire(t.Context(), id, "test")
+				fence, _, err := w.disk.Acquire(t.Context(), id, journal.Claim{Node: "test"})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -22,7 +22,7 @@ func (g *kbGrain) wake(ctx actor.Context) {
 	if g.phase != phaseActive || g.broken != nil {
 		return
 	}
-	if g.kb.Phase() == kb.PhaseActive && !g.kb.Listed() && g.quiet() && !g.busy().listing && !g.busy().stopping {
+	if g.kb.Phase() == kb.PhaseActive && !g.kb.Listed() && g.quiet() && !g.busy().listing && !g.stopping {
 		g.register(func() {})
 	}
 	g.startDue(ctx)
@@ -44,7 +44,7 @@ func (g *kbGrain) enqueueRun(id string) {
 // startDue starts runs while there is room for children.
 func (g *kbGrain) startDue(ctx actor.Context) {
 	w := g.work
-	if w == nil || w.stopping || w.sweeping || g.phase != phaseActive || g.broken != nil || g.kb.Phase() != kb.PhaseActive || len(w.pending) == 0 {
+	if w == nil || g.stopping || w.sweeping || g.phase != phaseActive || g.broken != nil || g.kb.Phase() != kb.PhaseActive || len(w.pending) == 0 {
 		return
 	}
 	if w.settings == nil {
@@ -105,7 +105,7 @@ func (g *kbGrain) startRun(ctx actor.Context, d *kb.Document) {
 		return
 	}
 	started := g.kb.Document(d.ID)
-	c.run = run{doc: started.ID, version: started.Version, attempt: started.Attempt}
+	c.run = run{doc: started.ID, version: started.Version, attempt: started.Attempt, epoch: g.fence.Epoch}
 	wr.done = func(err error) {
 		// The document may have been cancelled while the commit was in flight.
 		if err == nil && g.work != nil && g.work.children[d.ID] == c && started.State.Processing() {
@@ -152,7 +152,7 @@ func (g *kbGrain) runGivenUp(pid *actor.PID, reason any) {
 	for _, c := range g.busy().children {
 		if c.pid != nil && c.pid.Equal(pid) {
 			g.receiveFailure(&failedReport{run: c.run, cause: fmt.Errorf("%v", reason), err: kb.DocumentError{
-				Reason: "CRASHED", Stage: "index", Message: "processing this document failed unexpectedly, several times"}})
+				Reason: kb.ReasonCrashed, Stage: kb.StageRun, Message: "processing this document failed unexpectedly, several times"}})
 			return
 		}
 	}
@@ -175,7 +175,7 @@ func (g *kbGrain) receiveReport(ctx actor.Context, m interface{ of() run }) {
 	r := m.of()
 	w := g.busy()
 	c := w.children[r.doc]
-	if c == nil || c.run != r || w.stopping || g.broken != nil || g.phase != phaseActive {
+	if c == nil || c.run != r || g.stopping || g.broken != nil || g.phase != phaseActive {
 		g.refuse(m)
 		return
 	}

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -10,16 +11,20 @@ import (
 	"granary.dev/granary/actors/kb"
 )
 
-// erasedMsg brings the end of work beside the mailbox back to it.
-type erasedMsg struct{ done func() }
+// erasedMsg brings the end of work beside the mailbox back to it, if the working
+// part that began it is still there.
+type erasedMsg struct {
+	of   *kbWork
+	done func()
+}
 
 func (g *kbGrain) erased(ctx actor.Context, m *erasedMsg) {
-	if g.work == nil || g.broken != nil {
+	if g.work != m.of || g.broken != nil {
 		return
 	}
 	m.done()
 	g.startDue(ctx)
-	g.idle(ctx)
+	g.idle()
 }
 
 const (
@@ -27,17 +32,17 @@ const (
 	eraseRetry   = 5 * time.Second
 )
 
-// aside runs work beside the mailbox and then done on it. The grain does not
-// leave while such work is under way.
+// aside runs work beside the mailbox and then done on it. An idle grain does not
+// leave while such work is under way; it ends with the activation.
 func (g *kbGrain) aside(work func(context.Context) error, done func(error)) {
 	w := g.busy()
 	w.erasing++
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), eraseTimeout)
+		ctx, cancel := context.WithTimeout(w.ctx, eraseTimeout)
 		defer cancel()
 		err := work(ctx)
-		g.tell(&erasedMsg{done: func() {
-			g.work.erasing--
+		g.tell(&erasedMsg{of: w, done: func() {
+			w.erasing--
 			done(err)
 		}})
 	}()
@@ -46,10 +51,11 @@ func (g *kbGrain) aside(work func(context.Context) error, done func(error)) {
 // again repeats a step that failed, as long as this activation lives.
 func (g *kbGrain) again(what string, err error, step func()) {
 	g.log().Warn(what, "error", err)
-	g.work.erasing++
+	w := g.work
+	w.erasing++
 	time.AfterFunc(eraseRetry, func() {
-		g.tell(&erasedMsg{done: func() {
-			g.work.erasing--
+		g.tell(&erasedMsg{of: w, done: func() {
+			w.erasing--
 			step()
 		}})
 	})
@@ -143,7 +149,7 @@ func (g *kbGrain) sweep() {
 			keep[d.Live.Attempt] = true
 		}
 	}
-	scope := g.scope()
+	scope, fence := g.scope(), g.fence
 	var gone []string
 	g.aside(func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
@@ -158,11 +164,19 @@ func (g *kbGrain) sweep() {
 				gone = append(gone, a.ID)
 			}
 		}
-		return err
+		if err != nil || g.deps.lone {
+			return err
+		}
+		// A successor's attempts are none of these leftovers: what was listed
+		// counts if this activation was the owner until then.
+		return g.deps.Store.Verify(ctx, fence)
 	}, func(err error) {
 		g.work.sweeping = false
 		switch {
 		case g.kb.Phase() != kb.PhaseActive:
+			return
+		case errors.Is(err, journal.ErrFenced):
+			g.tell(&lostMsg{fence})
 			return
 		case err != nil:
 			g.again("leftovers not listed yet", err, g.sweep)

@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"granary.dev/granary/actors/journal"
@@ -86,7 +87,11 @@ func (g *kbGrain) readJournal(wt *watcher, after int64) {
 	go func() {
 		page, err := g.deps.Store.Events(wt.call.Context(), g.id, after, limit)
 		if err != nil {
-			wt.call.Reply(nil, readError(err))
+			wt.call.Reply(nil, readError())
+			return
+		}
+		if len(page) == 0 {
+			wt.call.Reply(nil, changedError())
 			return
 		}
 		for _, e := range page {
@@ -103,10 +108,6 @@ func (g *kbGrain) readJournal(wt *watcher, after int64) {
 		wt.call.Reply(&nodev1.KnowledgeBaseReply{Revision: base.GetRevision(),
 			Result: &nodev1.KnowledgeBaseReply_Events{Events: base}}, nil)
 	}()
-}
-
-func readError(err error) error {
-	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the store cannot be read; try again").After(time.Second)
 }
 
 func (g *kbGrain) sendEvents(wt *watcher, events []*granaryv1.Event) {
@@ -222,6 +223,9 @@ func (g *kbGrain) listChunks(c call, r *granaryv1.ListChunksRequest) {
 		if err != nil {
 			return nil, err
 		}
+		if len(rows) < min(size, d.Live.Chunks-after-1) {
+			return nil, errChanged
+		}
 		out := &granaryv1.ListChunksResponse{Version: d.Live.Version}
 		for _, row := range rows {
 			out.Chunks = append(out.Chunks, &granaryv1.Chunk{Ordinal: int32(row.Ordinal), Text: row.Text, Start: int64(row.Start),
@@ -245,9 +249,11 @@ func (g *kbGrain) readAside(c call, read func(context.Context, journal.Scope) (*
 			switch {
 			case c.Context().Err() != nil:
 				c.Reply(nil, c.Context().Err())
+			case errors.Is(err, errChanged):
+				c.Reply(nil, changedError())
 			case err != nil:
 				g.deps.Logger.Warn("store not read", "grain", g.id.String(), "error", err)
-				c.Reply(nil, readError(err))
+				c.Reply(nil, readError())
 			default:
 				r.Revision = revision
 				c.Reply(r, nil)
@@ -276,6 +282,9 @@ func (g *kbGrain) getText(c call, r *granaryv1.GetDocumentTextRequest) {
 		rows, err := readChunks(ctx, g.deps.Chunks, scope, d.Live.Attempt)
 		if err != nil {
 			return nil, err
+		}
+		if len(rows) != d.Live.Chunks {
+			return nil, errChanged
 		}
 		out.Version = d.Live.Version
 		if len(rows) > 0 {

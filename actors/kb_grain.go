@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -9,8 +10,6 @@ import (
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
 	"granary.dev/granary/actors/supervise"
-	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
-	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
 )
 
 func itoa(n int64) string { return strconv.FormatInt(n, 10) }
@@ -29,13 +28,13 @@ type kbWork struct {
 	asking   bool
 	unready  []func(error) // wait for settings
 
-	captured []effect                          // of the decision being enqueued
-	keyed    map[journal.IdempotencyKey][]call // requests under way, by key: later ones wait
-	pending  []string                          // documents owed a run, oldest first
-	queued   map[string]bool                   // members of pending
-	children map[string]*child                 // by document id
-	retry    *time.Timer                       // wakes at the earliest retry
-	retryAt  time.Time                         // when that is
+	captured []effect // of the decision being enqueued
+	keyed    map[journal.IdempotencyKey]*keyedCall
+	pending  []string          // documents owed a run, oldest first
+	queued   map[string]bool   // members of pending
+	children map[string]*child // by document id
+	retry    *time.Timer       // wakes at the earliest retry
+	retryAt  time.Time         // when that is
 
 	supervisor *supervise.Backoff // of the children, nil until one crashed
 
@@ -44,12 +43,19 @@ type kbWork struct {
 	watchers map[*watcher]struct{}
 	reached  []*minRevision // searches that wait for a revision
 
-	index    *kbIndex // nil until somebody searches or ingests
-	erasing  int      // erasures under way
-	sweeping bool     // what earlier activations left is being listed; no run starts
-	listing  bool     // the tenant is being told
-	stopping bool     // drain asked for
+	index    *kbIndex    // nil until somebody searches or ingests
+	erasing  int         // erasures under way
+	sweeping bool        // what earlier activations left is being listed; no run starts
+	listing  bool        // the tenant is being told
+	grace    *time.Timer // a drain waits for erasures until then; nil: it does not
+
+	owed map[*owed]struct{} // answers to committed writes that wait for more
+	ctx  context.Context    // of what runs beside the mailbox
+	end  context.CancelFunc
 }
+
+// owed is the answer to a write that is committed.
+type owed struct{ send func() }
 
 // child is a running worker.
 type child struct {
@@ -99,6 +105,7 @@ func (s kbState) apply(e journal.Event, ev kb.Event) error {
 func (g *kbGrain) busy() *kbWork {
 	if g.work == nil {
 		g.work = &kbWork{}
+		g.work.ctx, g.work.end = context.WithCancel(context.Background())
 	}
 	return g.work
 }
@@ -108,9 +115,9 @@ func (g *kbGrain) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case *actor.Started:
 		g.init(ctx)
-		go g.load(g.restore)
+		g.load(g.restore)
 	case call:
-		if g.phase != phaseActive {
+		if g.phase != phaseActive && !g.stopping {
 			g.prefetch(m)
 			g.park(m)
 			return
@@ -121,13 +128,48 @@ func (g *kbGrain) Receive(ctx actor.Context) {
 	case *committedMsg:
 		g.settled(ctx, m)
 	case *actor.Stopping:
+		g.abandon()
 		g.stopped()
+	default:
+		g.receiveLife(ctx)
+	}
+}
+
+// receiveLife takes the messages of the life cycle.
+func (g *kbGrain) receiveLife(ctx actor.Context) {
+	switch m := ctx.Message().(type) {
+	case *verifiedMsg:
+		if !g.verified(m) {
+			g.lose(ctx)
+		}
+	case *lostMsg:
+		if g.owned && m.fence == g.fence {
+			g.lose(ctx)
+		}
+	case *brokenMsg:
+		g.cutOff(ctx)
+	case *resolvedMsg:
+		g.resolved(m)
+		g.released(ctx)
+	case *savedMsg:
+		g.saved(ctx, m)
+	case *releasedMsg:
+		g.released(ctx)
+	case *overdueMsg:
+		g.log().Warn("the drain took too long and is cut off")
+		ctx.Stop(g.self)
+	case interface{ TrimRequested() }:
+		g.trim()
+	case interface{ PassivateRequested() }:
+		g.passivate()
+	case interface{ DrainRequested() }:
+		g.handOver(ctx)
 	default:
 		g.receiveWork(ctx)
 	}
 }
 
-// receiveWork takes the messages of searches, children and the life cycle.
+// receiveWork takes the messages of searches, children and work beside the mailbox.
 func (g *kbGrain) receiveWork(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case interface{ of() run }:
@@ -135,9 +177,9 @@ func (g *kbGrain) receiveWork(ctx actor.Context) {
 	case *settingsMsg:
 		g.receiveSettings(m)
 	case *foundKeyMsg:
-		g.foundKey(m)
+		g.foundKey(ctx, m)
 	case *indexLoadedMsg:
-		g.indexLoaded(m)
+		g.indexLoaded(ctx, m)
 	case *wakeMsg:
 		g.wake(ctx)
 	case *erasedMsg:
@@ -146,16 +188,6 @@ func (g *kbGrain) receiveWork(ctx actor.Context) {
 		g.endWatch(m.w)
 	case *minRevision:
 		g.dropWaiting(m)
-	case *savedMsg:
-		g.saved(ctx, m)
-	case *releasedMsg:
-		g.released(ctx)
-	case interface{ TrimRequested() }:
-		g.trim()
-	case interface{ PassivateRequested() }:
-		g.passivate()
-	case interface{ DrainRequested() }:
-		g.drain(ctx)
 	}
 }
 
@@ -173,9 +205,8 @@ func (g *kbGrain) restore(snapshot []byte) (state, error) {
 
 func (g *kbGrain) loaded(ctx actor.Context, m *loadedMsg) {
 	if m.err != nil {
-		g.broken = loadError(m.err)
-		g.log().Error("load failed", "error", m.err)
-		g.fail(nil)
+		g.notLoaded(m.err)
+		g.failWaiting()
 		ctx.Stop(g.self)
 		return
 	}
@@ -236,7 +267,18 @@ func (g *kbGrain) resume(ctx actor.Context) {
 func (g *kbGrain) settled(ctx actor.Context, m *committedMsg) {
 	g.busy()
 	done := g.settle(m)
-	if g.broken != nil {
+	switch {
+	case m.err != nil && len(g.inflight) > 0:
+		g.doubted(ctx)
+		return
+	case m.err != nil:
+		ctx.Stop(g.self)
+		return
+	case g.broken != nil:
+		// It came to its end while the commit was under way. What is committed is.
+		for _, wr := range done {
+			wr.end(nil, nil)
+		}
 		ctx.Stop(g.self)
 		return
 	}
@@ -245,15 +287,13 @@ func (g *kbGrain) settled(ctx actor.Context, m *committedMsg) {
 		for _, e := range wr.effects {
 			g.effect(ctx, e)
 		}
-		if wr.done != nil {
-			wr.done(nil)
-		}
+		wr.end(nil, nil)
 	}
 	g.flush(g.owes())
 	g.notify()
 	g.startDue(ctx)
 	g.maybeSnapshot()
-	g.idle(ctx)
+	g.idle()
 }
 
 // snapshotEvery is how many events may need replaying at the next load. It
@@ -266,126 +306,5 @@ func (g *kbGrain) maybeSnapshot() {
 	}
 	seq := g.committed
 	g.snapshot = seq // one at a time; a failed one is made up for by the next
-	go g.save(g.fence, seq, g.kb.Freeze())
-}
-
-// handle routes a call of an active grain.
-func (g *kbGrain) handle(c call) {
-	m, ok := c.Request().(*nodev1.KnowledgeBaseCall)
-	if !ok {
-		c.Reply(nil, kb.Errorf(kb.CodeUnimplemented, kb.ReasonUnknownOperation, "unknown message"))
-		return
-	}
-	if g.broken != nil {
-		c.Reply(nil, g.broken)
-		return
-	}
-	switch op := m.GetOperation().(type) {
-	case *nodev1.KnowledgeBaseCall_Get:
-		g.withSettings(orReply(c, func() { g.answer(c, g.get()) }))
-	case *nodev1.KnowledgeBaseCall_GetDocument:
-		g.answer(c, g.getDocument(op.GetDocument))
-	case *nodev1.KnowledgeBaseCall_ListDocuments:
-		g.answer(c, g.listDocuments(op.ListDocuments))
-	case *nodev1.KnowledgeBaseCall_ListChunks:
-		g.listChunks(c, op.ListChunks)
-	case *nodev1.KnowledgeBaseCall_GetText:
-		g.getText(c, op.GetText)
-	case *nodev1.KnowledgeBaseCall_Search:
-		if g.kb.Exists() == nil {
-			g.ensureIndex(nil) // loads while the settings are fetched
-		}
-		g.withSettings(orReply(c, func() { g.search(c, op.Search) }))
-	case *nodev1.KnowledgeBaseCall_ReadEvents:
-		g.readEvents(c, op.ReadEvents)
-	case *nodev1.KnowledgeBaseCall_Wake:
-		g.tell(&wakeMsg{})
-		c.Reply(&nodev1.KnowledgeBaseReply{Revision: g.committed, Result: &nodev1.KnowledgeBaseReply_Done{Done: &nodev1.Done{}}}, nil)
-	case *nodev1.KnowledgeBaseCall_TenantChanged:
-		g.setSettings(op.TenantChanged)
-		c.Reply(&nodev1.KnowledgeBaseReply{Revision: g.committed, Result: &nodev1.KnowledgeBaseReply_Done{Done: &nodev1.Done{}}}, nil)
-	default:
-		g.handleWrite(c, m)
-	}
-}
-
-// unborn reports whether the creation of the knowledge base is not committed
-// yet: then f runs when it is. Else a read beside the journal could speak of
-// what may never have been.
-func (g *kbGrain) unborn(f func(), c call) bool {
-	if g.kb.Listed() || g.quiet() {
-		return false
-	}
-	g.onQuiet(orReply(c, f))
-	return true
-}
-
-// orReply passes an error on to the caller, and else goes on.
-func orReply(c call, f func()) func(error) {
-	return func(err error) {
-		if err != nil {
-			c.Reply(nil, err)
-			return
-		}
-		f()
-	}
-}
-
-// answer replies with a result based on the state as decided: it waits for the
-// commit of everything decided so far, so that nobody sees what may not last.
-func (g *kbGrain) answer(c call, r *nodev1.KnowledgeBaseReply) {
-	r.Revision = g.head
-	g.onQuiet(func(err error) {
-		if err != nil {
-			c.Reply(nil, err)
-			return
-		}
-		c.Reply(r, nil)
-	})
-}
-
-func errorReply(err error) *nodev1.KnowledgeBaseReply {
-	return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_Error{Error: errorProto(err)}}
-}
-
-func (g *kbGrain) getDocument(r *granaryv1.GetDocumentRequest) *nodev1.KnowledgeBaseReply {
-	d, err := g.kb.Find(docID(r.GetName()))
-	if err != nil {
-		return errorReply(err)
-	}
-	return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_Document{Document: g.document(d)}}
-}
-
-func (g *kbGrain) document(d *kb.Document) *granaryv1.Document {
-	var p *progress
-	if g.work != nil {
-		p = g.work.progress[d.ID]
-	}
-	return documentProto(g.id.ID, d, p)
-}
-
-func (g *kbGrain) get() *nodev1.KnowledgeBaseReply {
-	if err := g.kb.Exists(); err != nil {
-		return errorReply(err)
-	}
-	return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_KnowledgeBase{KnowledgeBase: g.describe()}}
-}
-
-// describe is the knowledge base as clients see it; settings must be there.
-func (g *kbGrain) describe() *granaryv1.KnowledgeBase {
-	s := g.work.settings
-	eff := kb.Resolve(g.deps.builtIn(), s.config, g.kb.Config(), kb.Config{})
-	out := &granaryv1.KnowledgeBase{
-		Name: kbName(g.id.ID), Uid: g.kb.UID(), DisplayName: g.kb.DisplayName(), Description: g.kb.Description(),
-		Config: configProto(g.kb.Config()), EffectiveConfig: effectiveProto(eff, g.kb.ConfigVersion(), s.version),
-		DocumentCounts: make(map[string]int64), ChunkCount: g.kb.Chunks(), SourceBytes: g.kb.SourceBytes(),
-		CreateTime: timestamp(g.kb.CreatedAt()), UpdateTime: timestamp(g.kb.UpdatedAt()), Revision: g.head,
-		Etag: g.kb.Etag(), DocumentLimit: s.limits.DocumentsPerKB,
-	}
-	for _, st := range kb.States() {
-		if n := g.kb.Count(st); n > 0 {
-			out.DocumentCounts[st.String()] = int64(n)
-		}
-	}
-	return out
+	go g.save(g.fence, seq, g.kb.Freeze(), loadTimeout)
 }

@@ -2,10 +2,13 @@ package actors
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/asynkron/protoactor-go/actor"
 
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
@@ -96,7 +99,7 @@ func keyOf(d *kb.Document) liveKey { return liveKey{d.Live.Attempt, d.Live.Embed
 // loadIndex brings the index to what is wanted now, on a goroutine of its own.
 func (g *kbGrain) loadIndex(ctx context.Context, first bool) {
 	ix := g.work.index
-	l := &indexLoader{deps: g.deps, id: g.id, scope: g.scope(),
+	l := &indexLoader{deps: g.deps, id: g.id, scope: g.scope(), fence: g.fence,
 		idx: ix.idx, loaded: ix.loaded, wanted: g.wanted(), revision: uint64(g.committed), first: first && len(g.kb.UID()) > 0}
 	go func() {
 		err := l.run(ctx)
@@ -105,11 +108,15 @@ func (g *kbGrain) loadIndex(ctx context.Context, first bool) {
 }
 
 // indexLoaded checks what was loaded against what is wanted by now.
-func (g *kbGrain) indexLoaded(m *indexLoadedMsg) {
+func (g *kbGrain) indexLoaded(ctx actor.Context, m *indexLoadedMsg) {
 	if g.work == nil || g.work.index != m.of {
 		if m.idx != nil {
 			go m.idx.Close()
 		}
+		return
+	}
+	if errors.Is(m.err, journal.ErrFenced) {
+		g.lose(ctx)
 		return
 	}
 	ix := m.of
@@ -138,9 +145,7 @@ func (g *kbGrain) indexLoaded(m *indexLoadedMsg) {
 	// What was read from the rows counts: else it is read anew at each activation.
 	ix.changes += m.fresh + len(b.Add) + len(b.Remove)
 	if missing {
-		ctx, cancel := context.WithCancel(context.Background())
-		ix.cancel = cancel
-		g.loadIndex(ctx, false)
+		g.reloadIndex(ix)
 		return
 	}
 	for _, d := range wanted {
@@ -199,10 +204,15 @@ func (g *kbGrain) applyIndex(done []*write) {
 	if missing {
 		// A segment is not at hand (it was built before the index was): read the rows.
 		ix.ready = false
-		ctx, cancel := context.WithCancel(context.Background())
-		ix.cancel = cancel
-		g.loadIndex(ctx, false)
+		g.reloadIndex(ix)
 	}
+}
+
+// reloadIndex reads the rows that are missing.
+func (g *kbGrain) reloadIndex(ix *kbIndex) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ix.cancel = cancel
+	g.loadIndex(ctx, false)
 }
 
 // changed collects the documents that commits changed, in their last state. A
@@ -276,6 +286,6 @@ func (g *kbGrain) dropIndex() {
 	ix.gone.Store(true)
 	ix.close()
 	for _, f := range ix.waiting {
-		f(kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the index is being reloaded; try again").After(kbIndexRetry))
+		f(&unapplied{kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the index is being reloaded; try again").After(kbIndexRetry)})
 	}
 }

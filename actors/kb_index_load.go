@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
@@ -21,6 +22,7 @@ type indexLoader struct {
 	deps     *Deps
 	id       journal.Identity
 	scope    journal.Scope
+	fence    journal.Fence
 	idx      *search.Index
 	loaded   map[string]liveKey
 	broken   map[string]liveKey
@@ -32,7 +34,9 @@ type indexLoader struct {
 
 func (l *indexLoader) run(ctx context.Context) error {
 	if l.idx == nil {
-		l.restore(ctx)
+		if err := l.restore(ctx); err != nil {
+			return err
+		}
 	}
 	l.broken = make(map[string]liveKey)
 	want := make(map[string]bool, len(l.wanted))
@@ -120,24 +124,42 @@ func (l *indexLoader) read(ctx context.Context, d *kb.Document) (search.SegmentD
 }
 
 // restore takes the index snapshot if there is a good one, else starts empty.
-func (l *indexLoader) restore(ctx context.Context) {
+func (l *indexLoader) restore(ctx context.Context) error {
 	l.loaded = make(map[string]liveKey)
 	l.idx = search.New(search.Options{})
 	if !l.first {
-		return
+		return nil
 	}
 	data, err := l.deps.Store.LoadIndex(ctx, l.id)
 	if err == nil {
 		var idx *search.Index
 		var loaded map[string]liveKey
-		if idx, loaded, err = decodeIndex(l.scope.UID, data); err == nil {
+		if idx, loaded, err = decodeIndex(l.scope.UID, data); err == nil && idx.View().Revision() > l.revision {
+			idx.Close()
+			if err = l.successor(ctx); errors.Is(err, journal.ErrFenced) {
+				return err
+			}
+		}
+		if err == nil {
 			l.idx, l.loaded = idx, loaded
-			return
+			return nil
 		}
 	}
 	if !errors.Is(err, journal.ErrNotFound) {
 		l.deps.Logger.Warn("index snapshot not used, reading the chunks", "grain", l.id.String(), "error", err)
 	}
+	return nil
+}
+
+// successor tells whether a snapshot that is ahead of this activation was written
+// by the next one; else it is damaged.
+func (l *indexLoader) successor(ctx context.Context) error {
+	if !l.deps.lone {
+		if err := l.deps.Store.Verify(ctx, l.fence); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: the index is ahead of the journal", journal.ErrCorrupt)
 }
 
 // indexHeader goes before the index in its snapshot.
@@ -196,17 +218,18 @@ func decodeIndex(uid string, data []byte) (*search.Index, map[string]liveKey, er
 }
 
 // saveIndex stores the index if it changed; done runs on the mailbox.
-func (g *kbGrain) saveIndex(done func()) {
+// One that takes longer than timeout is given up.
+func (g *kbGrain) saveIndex(timeout time.Duration, done func()) {
 	if g.work == nil || g.work.index == nil || !g.work.index.ready || g.work.index.changes == 0 || g.work.index.saving || !g.owned {
 		done()
 		return
 	}
-	ix := g.work.index
+	w, ix := g.work, g.work.index
 	ix.saving = true
 	changes, view, loaded, uid := ix.changes, ix.idx.View(), maps.Clone(ix.loaded), g.kb.UID()
 	fence := g.fence
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
+		ctx, cancel := context.WithTimeout(w.ctx, timeout)
 		defer cancel()
 		data, err := encodeIndex(uid, view, loaded)
 		if err == nil {
@@ -215,7 +238,10 @@ func (g *kbGrain) saveIndex(done func()) {
 		if err != nil {
 			g.deps.Logger.Warn("index snapshot not saved", "grain", g.id.String(), "error", err)
 		}
-		g.tell(&erasedMsg{done: func() {
+		if errors.Is(err, journal.ErrFenced) {
+			g.tell(&lostMsg{fence})
+		}
+		g.tell(&erasedMsg{of: w, done: func() {
 			ix.saving = false
 			if err == nil {
 				ix.changes -= changes

@@ -11,7 +11,7 @@ import (
 // atRest reports whether nothing is under way that needs this activation.
 func (g *kbGrain) atRest() bool {
 	w := g.work
-	if g.phase != phaseActive || !g.quiet() {
+	if g.phase != phaseActive || !g.quiet() || g.reads != nil {
 		return false
 	}
 	return w == nil || (len(w.children) == 0 && len(w.pending) == 0 && len(w.watchers) == 0 && len(w.reached) == 0 &&
@@ -25,19 +25,31 @@ func (g *kbGrain) trim() {
 	if !g.atRest() || g.work == nil {
 		return
 	}
-	g.saveIndex(func() {
+	g.saveIndex(loadTimeout, func() {
 		if g.work == nil || !g.atRest() || g.work.index != nil && g.work.index.changes > 0 {
 			return
 		}
 		g.dropIndex()
-		if g.work.retry != nil {
-			g.work.retry.Stop()
-		}
-		if g.work.supervisor != nil {
-			g.work.supervisor.Close()
-		}
-		g.work = nil
+		g.dropWork()
 	})
+}
+
+// dropWork ends what the working part has outside the mailbox, and forgets it.
+func (g *kbGrain) dropWork() {
+	w := g.work
+	if w == nil {
+		return
+	}
+	for _, t := range []*time.Timer{w.retry, w.grace} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	if w.supervisor != nil {
+		w.supervisor.Close()
+	}
+	w.end()
+	g.work = nil
 }
 
 // passivate ends the activation when it is idle: snapshot, release, stop.
@@ -45,65 +57,85 @@ func (g *kbGrain) passivate() {
 	if !g.atRest() || g.owes() {
 		return
 	}
-	g.saveIndex(func() {
+	g.saveIndex(loadTimeout, func() {
 		if g.atRest() {
 			g.leave()
 		}
 	})
 }
 
-// drain ends the activation in an orderly way whatever it is doing: runs are
+// handOver ends the activation in an orderly way whatever it is doing: runs are
 // paused, so that they do not count as crashes and go on elsewhere.
-func (g *kbGrain) drain(ctx actor.Context) {
+func (g *kbGrain) handOver(ctx actor.Context) {
+	if !g.drain() {
+		return
+	}
+	switch {
+	case g.phase == phaseLoading:
+		ctx.Stop(g.self) // what the load still acquires it gives back
+		return
+	case g.phase != phaseActive || g.broken != nil:
+		return // it ends by itself, and does not stay for those who called meanwhile
+	}
 	w := g.busy()
-	if w.stopping {
-		return
-	}
-	w.stopping = true
-	if g.phase == phaseLeaving {
-		return // and does not stay for those who called meanwhile
-	}
-	if g.phase == phaseLoading || g.broken != nil {
-		ctx.Stop(g.self)
-		return
-	}
 	for wt := range w.watchers {
 		g.endWatch(wt)
 	}
-	for _, m := range w.reached {
-		g.dropWaiting(m)
-	}
+	g.refuseCalls(movedError())
 	for id := range w.children {
 		g.endRun(ctx, id)
 	}
 	g.record(g.kb.Pause(), nil)
-	g.idle(ctx)
+	if w.erasing > 0 {
+		// What is being erased is garbage for every owner: no harm comes of what
+		// goes on after the hand-over. Mostly it ends in time to be done here.
+		w.grace = time.AfterFunc(eraseGrace, func() { g.tell(&erasedMsg{of: w, done: func() { w.grace = nil }}) })
+	}
+	g.idle()
 }
 
+// eraseGrace is how long a hand-over waits for work beside the mailbox.
+const eraseGrace = 200 * time.Millisecond
+
 // idle goes on with a drain when nothing is on its way to the journal.
-func (g *kbGrain) idle(actor.Context) {
+func (g *kbGrain) idle() {
 	w := g.work
-	if w == nil || !w.stopping || !g.quiet() || g.phase != phaseActive {
+	if !g.stopping || !g.quiet() || g.phase != phaseActive || g.broken != nil || w != nil && w.grace != nil && w.erasing > 0 {
 		return
 	}
-	g.saveIndex(func() {
-		if g.phase == phaseActive && g.quiet() {
+	leave := func() {
+		if g.phase == phaseActive && g.quiet() && g.broken == nil {
 			g.leave()
 		}
-	})
+	}
+	if !g.deps.lone && (w == nil || w.index == nil || w.index.changes < worthSaving) {
+		leave() // the next owner reads so little anew faster than this one writes it
+		return
+	}
+	g.saveIndex(handOffSave, leave)
 }
+
+const (
+	worthSaving   = 64  // changed documents for which the index is saved at a hand-over
+	worthSnapshot = 200 // events, the same of the state
+)
 
 // leave stores a snapshot if one pays, and releases the grain.
 func (g *kbGrain) leave() {
 	g.phase = phaseLeaving
 	seq := g.committed
-	if !g.owned || seq == g.snapshot || g.kb.Phase() == kb.PhaseDeleted {
+	small := g.stopping && !g.deps.lone && seq-g.snapshot < worthSnapshot
+	if !g.owned || seq == g.snapshot || small || g.kb.Phase() == kb.PhaseDeleted {
 		go g.release(g.fence, g.owned)
 		return
 	}
+	timeout := loadTimeout
+	if g.stopping {
+		timeout = handOffSave
+	}
 	encode, fence := g.kb.Freeze(), g.fence
 	go func() {
-		g.save(fence, seq, encode)
+		g.save(fence, seq, encode, timeout)
 		g.tell(&savedMsg{seq: seq})
 	}()
 }
@@ -119,7 +151,7 @@ func (g *kbGrain) saved(ctx actor.Context, m *savedMsg) {
 
 // stay takes the calls that came while the grain was about to leave.
 func (g *kbGrain) stay(ctx actor.Context) bool {
-	if len(g.waiting) == 0 || g.work != nil && g.work.stopping {
+	if len(g.waiting) == 0 || g.stopping || g.broken != nil {
 		return false
 	}
 	g.phase = phaseActive
@@ -134,54 +166,65 @@ func (g *kbGrain) stay(ctx actor.Context) bool {
 
 // released ends the actor; calls that came after the release load it anew.
 func (g *kbGrain) released(ctx actor.Context) {
-	if len(g.waiting) > 0 && (g.work == nil || !g.work.stopping) {
-		if g.work != nil {
-			g.dropIndex()
-			g.work = nil
-		}
+	if len(g.waiting) > 0 && !g.stopping {
+		g.dropIndex()
+		g.dropWork()
 		g.restart()
-		go g.load(g.restore)
+		g.load(g.restore)
 		return
 	}
 	ctx.Stop(g.self)
 }
 
-func movedError() error {
-	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the object is being moved; try again").After(50 * time.Millisecond)
+// doubted ends everything but the writes of a commit in doubt, and finds out what
+// became of them.
+func (g *kbGrain) doubted(ctx actor.Context) {
+	for id := range g.work.children {
+		g.deps.runs.outage(g.work.children[id].run.attempt)
+		g.endRun(ctx, id)
+	}
+	g.abandon()
+	g.failUnsent()
+	g.resolve()
 }
 
-// stopped ends everything this activation has outside its mailbox.
-func (g *kbGrain) stopped() {
+// abandon ends everything this activation has outside its mailbox, and answers
+// all calls it keeps but those of the commit under way.
+func (g *kbGrain) abandon() {
 	w := g.busy()
-	if w.retry != nil {
-		w.retry.Stop()
-	}
-	if w.supervisor != nil {
-		w.supervisor.Close()
-	}
 	for wt := range w.watchers {
 		g.endWatch(wt)
-	}
-	for _, r := range w.reached {
-		r.stop()
-		r.call.Reply(nil, movedError())
 	}
 	g.dropIndex()
 	if g.broken == nil {
 		g.broken = movedError()
-	} else if !w.stopping {
-		for _, c := range w.children {
-			g.deps.runs.outage(c.run.attempt)
-		}
 	}
-	for _, f := range w.unready {
-		f(g.broken)
+	for _, c := range w.children {
+		g.deps.runs.outage(c.run.attempt)
 	}
-	for _, calls := range w.keyed {
-		for _, c := range calls {
-			c.Reply(nil, g.broken)
-		}
+	for o := range w.owed {
+		o.send() // it is committed, and the next activation does what is left
 	}
-	g.fail(append(g.inflight, g.queue...))
-	g.work = nil
+	g.refuseCalls(g.broken)
+	g.dropWork()
+}
+
+// refuseCalls answers the calls that wait for something and have decided nothing.
+func (g *kbGrain) refuseCalls(err error) {
+	w := g.busy()
+	g.failReads(err)
+	reached := w.reached
+	w.reached = nil
+	for _, r := range reached {
+		r.stop()
+		r.call.Reply(nil, err)
+	}
+	unready := w.unready
+	w.unready = nil
+	for _, f := range unready {
+		f(err)
+	}
+	for _, k := range w.keyed {
+		k.refuse(err)
+	}
 }

@@ -170,7 +170,7 @@ func (q *query) run(ctx context.Context) (*granaryv1.SearchResponse, error) {
 		}
 	}
 	if q.gone() {
-		return nil, kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the index was given up meanwhile; try again").After(kbIndexRetry)
+		return nil, &unapplied{kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the index was given up meanwhile; try again").After(kbIndexRetry)}
 	}
 	q.step("search", time.Since(start), res.Plan.Why)
 	out := &granaryv1.SearchResponse{Hits: hits, Revision: int64(res.Revision), FallbackUsed: q.fallback, Message: q.message,
@@ -265,9 +265,12 @@ func (q *query) hits(ctx context.Context, found []search.Hit) (out []*granaryv1.
 	for _, h := range found {
 		d, replaced := q.live(h)
 		moved = moved || replaced
-		row, ok := rows[journal.ChunkRef{Attempt: h.Attempt, Ordinal: h.Ordinal}]
-		if d == nil || !ok {
+		if d == nil {
 			continue
+		}
+		row, ok := rows[journal.ChunkRef{Attempt: h.Attempt, Ordinal: h.Ordinal}]
+		if !ok {
+			return nil, false, changedError() // never an answer that silently lacks it
 		}
 		out = append(out, q.hit(h, d, row))
 	}

@@ -1,11 +1,6 @@
 package actors
 
 import (
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"time"
-
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
@@ -14,104 +9,6 @@ import (
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
 )
-
-// idempotencyTTL is how long a keyed request is remembered.
-const idempotencyTTL = 72 * time.Hour
-
-// foundKeyMsg is the answer of a look-up of an idempotency key.
-type foundKeyMsg struct {
-	call call
-	msg  *nodev1.KnowledgeBaseCall
-	key  journal.IdempotencyKey
-	rec  journal.Idempotency
-	ok   bool
-	err  error
-}
-
-// handleWrite runs a call that changes something. A keyed one is looked up
-// first; a second one under the same key waits for the first.
-func (g *kbGrain) handleWrite(c call, m *nodev1.KnowledgeBaseCall) {
-	h := m.GetHeader()
-	if h.GetIdempotencyKey() == "" {
-		g.write(c, m, nil)
-		return
-	}
-	key := journal.IdempotencyKey{Principal: h.GetPrincipal(), Method: h.GetMethod(), Key: h.GetIdempotencyKey()}
-	w := g.busy()
-	if waiting, taken := w.keyed[key]; taken {
-		w.keyed[key] = append(waiting, c)
-		return
-	}
-	if w.keyed == nil {
-		w.keyed = make(map[journal.IdempotencyKey][]call)
-	}
-	w.keyed[key] = nil
-	fence := g.fence
-	if !g.owned { // nobody ever wrote, so there is no record
-		g.foundKey(&foundKeyMsg{call: c, msg: m, key: key})
-		return
-	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context()), commitTimeout)
-		defer cancel()
-		rec, ok, err := g.deps.Store.FindIdempotency(ctx, fence, key)
-		g.tell(&foundKeyMsg{call: c, msg: m, key: key, rec: rec, ok: ok, err: err})
-	}()
-}
-
-func (g *kbGrain) foundKey(m *foundKeyMsg) {
-	switch {
-	case g.broken != nil || m.err != nil:
-		m.call.Reply(nil, commitError(journal.ErrUnavailable))
-		g.unkey(m.key)
-	case m.ok:
-		g.replay(m)
-		g.unkey(m.key)
-	default:
-		g.write(m.call, m.msg, &m.key)
-	}
-}
-
-// replay answers a request that was applied before.
-func (g *kbGrain) replay(m *foundKeyMsg) {
-	r := &nodev1.KnowledgeBaseReply{}
-	switch {
-	case m.rec.RequestHash != requestHash(m.msg):
-		r = errorReply(kb.Errorf(kb.CodeInvalidArgument, kb.ReasonIdempotencyMisuse,
-			"the idempotency key was used for a different request"))
-	case proto.Unmarshal(m.rec.Response, r) != nil:
-		r = errorReply(kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "the stored response cannot be read"))
-	}
-	m.call.Reply(r, nil)
-}
-
-// unkey lets the requests that waited for a key try in turn.
-func (g *kbGrain) unkey(key journal.IdempotencyKey) {
-	if g.work == nil {
-		return
-	}
-	waiting := g.work.keyed[key]
-	delete(g.work.keyed, key)
-	for _, c := range waiting {
-		g.handle(c)
-	}
-}
-
-// requestHash identifies what was asked. The blob differs between two tries of
-// the same upload; its hash does not.
-func requestHash(m *nodev1.KnowledgeBaseCall) string {
-	m = proto.CloneOf(m)
-	m.Header = nil
-	if s := m.GetAddDocument().GetSource(); s != nil {
-		s.Blob = ""
-	}
-	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-	if err != nil {
-		return ""
-	}
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
 
 // decision is what a command comes to.
 type decision struct {
@@ -122,28 +19,39 @@ type decision struct {
 
 // write decides a change, queues its events, and replies after the commit.
 func (g *kbGrain) write(c call, m *nodev1.KnowledgeBaseCall, key *journal.IdempotencyKey) {
-	g.withSettings(func(unready error) {
-		if unready != nil {
-			c.Reply(nil, unready)
-			if key != nil {
-				g.unkey(*key)
-			}
-			return
-		}
-		d, err := g.decide(m)
-		if err == nil && len(d.events) > 0 && !validateOnly(m) {
-			g.commitDecision(c, m, key, d)
-			return
-		}
-		if err != nil {
-			g.answer(c, errorReply(err))
-		} else {
-			g.answer(c, d.reply())
-		}
-		if key != nil {
-			g.unkey(*key)
-		}
-	})
+	g.withSettings(func(err error) { g.decideAndReply(c, m, key, err, false) })
+}
+
+// decideAndReply does so once the settings are there. A decision that comes to
+// nothing is a read: it is made again on what is known to be current, proven.
+func (g *kbGrain) decideAndReply(c call, m *nodev1.KnowledgeBaseCall, key *journal.IdempotencyKey, err error, proven bool) {
+	if err != nil {
+		c.Reply(nil, err)
+		g.settleKey(key)
+		return
+	}
+	d, err := g.decide(m)
+	if err == nil && len(d.events) > 0 && !validateOnly(m) {
+		g.commitDecision(c, m, key, d)
+		return
+	}
+	if !proven && g.quiet() && !g.mayRead() {
+		g.current(func(err error) { g.decideAndReply(c, m, key, err, true) })
+		return
+	}
+	if err != nil {
+		g.answer(c, errorReply(err))
+	} else {
+		g.answer(c, d.reply())
+	}
+	g.settleKey(key)
+}
+
+// settleKey ends what a call without a commit held under its key.
+func (g *kbGrain) settleKey(key *journal.IdempotencyKey) {
+	if key != nil {
+		g.unkey(*key)
+	}
 }
 
 func validateOnly(m *nodev1.KnowledgeBaseCall) bool {
@@ -154,7 +62,8 @@ func (g *kbGrain) commitDecision(c call, m *nodev1.KnowledgeBaseCall, key *journ
 	h := m.GetHeader()
 	w, err := g.append(origin{principal: h.GetPrincipal(), requestID: h.GetRequestId()}, d.events)
 	if err != nil {
-		c.Reply(nil, kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "internal error"))
+		c.Reply(nil, err)
+		g.settleKey(key)
 		return
 	}
 	reply := d.reply()
@@ -164,21 +73,42 @@ func (g *kbGrain) commitDecision(c call, m *nodev1.KnowledgeBaseCall, key *journ
 			w.idem = &journal.Idempotency{IdempotencyKey: *key, RequestHash: requestHash(m), Response: data,
 				Expires: g.deps.Now().Add(idempotencyTTL)}
 		}
+		if k := g.work.keyed[*key]; k != nil {
+			k.first = nil // from now on what becomes of it is the commit's to tell
+		}
 	}
-	w.done = func(err error) {
-		switch {
-		case err != nil:
+	w.answer = func(err error) {
+		if err != nil {
 			c.Reply(nil, err)
-		case d.after != nil:
-			d.after(func() { c.Reply(reply, nil) })
-		default:
-			c.Reply(reply, nil)
+			return
 		}
-		if key != nil {
-			g.unkey(*key)
+		c.Reply(reply, nil)
+	}
+	w.replay = func(rec journal.Idempotency) { c.Reply(recorded(rec, m), nil) }
+	w.done = func(err error) {
+		if err == nil && d.after != nil {
+			g.owe(func() { w.answer(nil) }, d.after)
+		} else {
+			w.answer(err)
 		}
+		g.settleKey(key)
 	}
 	g.flush(g.owes())
+}
+
+// owe answers a committed write after something more, or when the activation
+// ends before.
+func (g *kbGrain) owe(send func(), after func(func())) {
+	w := g.busy()
+	o := &owed{send: send}
+	if w.owed == nil {
+		w.owed = make(map[*owed]struct{})
+	}
+	w.owed[o] = struct{}{}
+	after(func() {
+		delete(w.owed, o)
+		send()
+	})
 }
 
 // append queues events of this knowledge base and keeps what they did for the
@@ -188,8 +118,6 @@ func (g *kbGrain) append(from origin, events []kb.Event) (*write, error) {
 	w.captured = nil
 	wr, err := g.enqueue(kbState{KB: g.kb, capture: &w.captured}, from, events)
 	if err != nil {
-		g.log().Error("decision refused by the state", "error", err)
-		g.tell(&committedMsg{err: err})
 		return nil, err
 	}
 	wr.effects, w.captured = w.captured, nil

@@ -19,7 +19,6 @@ type tenantGrain struct {
 	core
 	tenant      *kb.Tenant
 	subscribers []string // ids of the knowledge bases that asked for the settings, sorted
-	stopping    bool
 }
 
 func newTenantGrain(d *Deps, id journal.Identity) *tenantGrain {
@@ -35,9 +34,9 @@ func (g *tenantGrain) Receive(ctx actor.Context) {
 	switch m := ctx.Message().(type) {
 	case *actor.Started:
 		g.init(ctx)
-		go g.load(g.restore)
+		g.load(g.restore)
 	case call:
-		if g.phase != phaseActive {
+		if g.phase != phaseActive && !g.stopping {
 			g.park(m)
 			return
 		}
@@ -46,26 +45,57 @@ func (g *tenantGrain) Receive(ctx actor.Context) {
 		g.loaded(ctx, m)
 	case *committedMsg:
 		g.settled(ctx, m)
+	case *actor.Stopping:
+		g.stopped()
+	default:
+		g.receiveLife(ctx)
+	}
+}
+
+// receiveLife takes the messages of the life cycle.
+func (g *tenantGrain) receiveLife(ctx actor.Context) {
+	switch m := ctx.Message().(type) {
+	case *verifiedMsg:
+		if !g.verified(m) {
+			g.lose(ctx)
+		}
+	case *lostMsg:
+		if g.owned && m.fence == g.fence {
+			g.lose(ctx)
+		}
+	case *brokenMsg:
+		g.cutOff(ctx)
+	case *resolvedMsg:
+		g.resolved(m)
+		g.released(ctx)
 	case *savedMsg:
 		g.snapshot = m.seq
 		go g.release(g.fence, g.owned)
 	case *releasedMsg:
 		g.released(ctx)
-	case *actor.Stopping:
-		if g.broken == nil {
-			g.broken = kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the object is being moved; try again").After(50 * time.Millisecond)
-		}
-		g.fail(append(g.inflight, g.queue...))
+	case *overdueMsg:
+		g.log().Warn("the drain took too long and is cut off")
+		ctx.Stop(g.self)
 	case interface{ PassivateRequested() }:
-		if g.phase == phaseActive && g.quiet() {
+		if g.phase == phaseActive && g.quiet() && g.reads == nil && g.broken == nil {
 			g.leave()
 		}
 	case interface{ DrainRequested() }:
-		g.stopping = true
-		switch {
-		case g.phase == phaseLoading || g.broken != nil:
-			ctx.Stop(g.self)
-		case g.phase == phaseActive && g.quiet():
+		g.handOver(ctx)
+	}
+}
+
+// handOver ends the activation in an orderly way.
+func (g *tenantGrain) handOver(ctx actor.Context) {
+	if !g.drain() {
+		return
+	}
+	switch {
+	case g.phase == phaseLoading:
+		ctx.Stop(g.self) // what the load still acquires it gives back
+	case g.phase == phaseActive && g.broken == nil:
+		g.failReads(movedError())
+		if g.quiet() {
 			g.leave()
 		}
 	}
@@ -84,9 +114,8 @@ func (g *tenantGrain) restore(snapshot []byte) (state, error) {
 
 func (g *tenantGrain) loaded(ctx actor.Context, m *loadedMsg) {
 	if m.err != nil {
-		g.broken = loadError(m.err)
-		g.log().Error("load failed", "error", m.err)
-		g.fail(nil)
+		g.notLoaded(m.err)
+		g.failWaiting()
 		ctx.Stop(g.self)
 		return
 	}
@@ -98,14 +127,21 @@ func (g *tenantGrain) loaded(ctx actor.Context, m *loadedMsg) {
 
 func (g *tenantGrain) settled(ctx actor.Context, m *committedMsg) {
 	done := g.settle(m)
-	if g.broken != nil {
+	switch {
+	case m.err != nil && len(g.inflight) > 0:
+		g.failUnsent()
+		g.resolve()
+		return
+	case m.err != nil:
 		ctx.Stop(g.self)
 		return
 	}
 	for _, w := range done {
-		if w.done != nil {
-			w.done(nil)
-		}
+		w.end(nil, nil)
+	}
+	if g.broken != nil {
+		ctx.Stop(g.self)
+		return
 	}
 	g.flush(false)
 	if g.stopping && g.quiet() && g.phase == phaseActive {
@@ -115,13 +151,14 @@ func (g *tenantGrain) settled(ctx actor.Context, m *committedMsg) {
 
 func (g *tenantGrain) leave() {
 	g.phase = phaseLeaving
-	if !g.owned || g.committed == g.snapshot {
+	small := g.stopping && !g.deps.lone && g.committed-g.snapshot < worthSnapshot
+	if !g.owned || g.committed == g.snapshot || small {
 		go g.release(g.fence, g.owned)
 		return
 	}
 	seq, encode, fence := g.committed, g.tenant.Freeze(), g.fence
 	go func() {
-		g.save(fence, seq, encode)
+		g.save(fence, seq, encode, handOffSave)
 		g.tell(&savedMsg{seq: seq})
 	}()
 }
@@ -129,7 +166,7 @@ func (g *tenantGrain) leave() {
 func (g *tenantGrain) released(ctx actor.Context) {
 	if len(g.waiting) > 0 && !g.stopping {
 		g.restart()
-		go g.load(g.restore)
+		g.load(g.restore)
 		return
 	}
 	ctx.Stop(g.self)
@@ -141,6 +178,22 @@ func (g *tenantGrain) handle(c call) {
 		c.Reply(nil, kb.Errorf(kb.CodeUnimplemented, kb.ReasonUnknownOperation, "unknown message"))
 		return
 	}
+	if g.stopping {
+		c.Reply(nil, movedError())
+		return
+	}
+	switch m.GetOperation().(type) {
+	case *nodev1.TenantCall_Get, *nodev1.TenantCall_GetSettings, *nodev1.TenantCall_List:
+		if !g.mayRead() {
+			g.current(orReply(c, func() { g.serve(c, m) }))
+			return
+		}
+	}
+	g.serve(c, m)
+}
+
+// serve carries a call out, on what is current.
+func (g *tenantGrain) serve(c call, m *nodev1.TenantCall) {
 	if g.broken != nil {
 		c.Reply(nil, g.broken)
 		return
@@ -157,17 +210,19 @@ func (g *tenantGrain) handle(c call) {
 	case *nodev1.TenantCall_List:
 		g.answer(c, g.list(op.List))
 	case *nodev1.TenantCall_UpdateConfig:
-		g.updateConfig(c, m.GetHeader(), op.UpdateConfig)
+		g.updateConfig(c, m.GetHeader(), op.UpdateConfig, false)
 	case *nodev1.TenantCall_Register:
 		r := op.Register
 		g.subscribe(r.GetId())
-		g.decide(c, m.GetHeader(), g.tenant.Register(kb.KBEntry{ID: r.GetId(), UID: r.GetUid(), DisplayName: r.GetDisplayName(),
-			Created: r.GetCreateTime().AsTime()}), tenantDone)
+		entry := kb.KBEntry{ID: r.GetId(), UID: r.GetUid(), DisplayName: r.GetDisplayName(), Created: r.GetCreateTime().AsTime()}
+		g.decide(c, m.GetHeader(), func() []kb.Event { return g.tenant.Register(entry) }, false)
 	case *nodev1.TenantCall_Unregister:
 		if at, found := slices.BinarySearch(g.subscribers, op.Unregister.GetId()); found {
 			g.subscribers = slices.Delete(g.subscribers, at, at+1)
 		}
-		g.decide(c, m.GetHeader(), g.tenant.Unregister(op.Unregister.GetId(), op.Unregister.GetUid()), tenantDone)
+		g.decide(c, m.GetHeader(), func() []kb.Event {
+			return g.tenant.Unregister(op.Unregister.GetId(), op.Unregister.GetUid())
+		}, false)
 	case *nodev1.TenantCall_Wake:
 		g.answer(c, tenantDone())
 	default:
@@ -192,32 +247,44 @@ func tenantError(err error) *nodev1.TenantReply {
 
 // answer replies once everything decided so far is committed.
 func (g *tenantGrain) answer(c call, r *nodev1.TenantReply) {
-	reply := func(err error) {
-		if err != nil {
-			c.Reply(nil, err)
-			return
-		}
-		c.Reply(r, nil)
+	g.onQuiet(orReply(c, func() { c.Reply(r, nil) }))
+}
+
+// unproven reports whether an answer without a commit must wait until the store
+// was asked; then again is called with what is current.
+func (g *tenantGrain) unproven(c call, proven bool, again func()) bool {
+	if proven || !g.quiet() || g.mayRead() {
+		return false
 	}
-	g.onQuiet(reply)
+	g.current(orReply(c, again))
+	return true
 }
 
 // decide queues events and replies after their commit.
-func (g *tenantGrain) decide(c call, h *nodev1.Header, events []kb.Event, reply func() *nodev1.TenantReply) {
+func (g *tenantGrain) decide(c call, h *nodev1.Header, rule func() []kb.Event, proven bool) {
+	events := rule()
 	if len(events) > 0 {
-		_, err := g.enqueue(tenantState{g.tenant}, origin{principal: h.GetPrincipal(), requestID: h.GetRequestId()}, events)
-		if err != nil {
-			g.log().Error("decision refused by the state", "error", err)
-			g.tell(&committedMsg{err: err})
-			c.Reply(nil, kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "internal error"))
-			return
-		}
+		g.record(c, h, events, func() { c.Reply(tenantDone(), nil) })
+		return
 	}
-	g.answer(c, reply())
+	if !g.unproven(c, proven, func() { g.decide(c, h, rule, true) }) {
+		g.answer(c, tenantDone())
+	}
+}
+
+// record queues events of a call; answer runs when they are committed.
+func (g *tenantGrain) record(c call, h *nodev1.Header, events []kb.Event, answer func()) {
+	w, err := g.enqueue(tenantState{g.tenant}, origin{principal: h.GetPrincipal(), requestID: h.GetRequestId()}, events)
+	if err != nil {
+		c.Reply(nil, err)
+		return
+	}
+	w.answer = orReply(c, answer)
+	w.done = w.answer
 	g.flush(false)
 }
 
-func (g *tenantGrain) updateConfig(c call, h *nodev1.Header, r *granaryv1.UpdateTenantConfigRequest) {
+func (g *tenantGrain) updateConfig(c call, h *nodev1.Header, r *granaryv1.UpdateTenantConfigRequest, proven bool) {
 	config := configOf(r.GetDefaultConfig())
 	err := config.Validate(g.deps.knownModel)
 	if err == nil {
@@ -227,29 +294,26 @@ func (g *tenantGrain) updateConfig(c call, h *nodev1.Header, r *granaryv1.Update
 	if err == nil {
 		events, err = g.tenant.Configure(r.GetEtag(), config)
 	}
-	if err != nil {
+	if (err != nil || r.GetValidateOnly()) && g.unproven(c, proven, func() { g.updateConfig(c, h, r, true) }) {
+		return
+	}
+	switch {
+	case err != nil:
 		g.answer(c, tenantError(err))
-		return
-	}
-	if r.GetValidateOnly() {
+	case r.GetValidateOnly():
 		g.answer(c, g.tenantReply())
-		return
+	default:
+		g.configure(c, h, events)
 	}
-	if _, err := g.enqueue(tenantState{g.tenant}, origin{principal: h.GetPrincipal(), requestID: h.GetRequestId()}, events); err != nil {
-		g.log().Error("decision refused by the state", "error", err)
-		g.tell(&committedMsg{err: err})
-		c.Reply(nil, kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "internal error"))
-		return
-	}
-	reply, settings := g.tenantReply(), g.settings()
-	g.onQuiet(func(err error) {
-		if err != nil {
-			c.Reply(nil, err)
-			return
-		}
-		g.publish(settings, func() { c.Reply(reply, nil) })
-	})
-	g.flush(false)
+}
+
+// configure commits new settings, and tells the knowledge bases before the reply.
+func (g *tenantGrain) configure(c call, h *nodev1.Header, events []kb.Event) {
+	var reply *nodev1.TenantReply
+	var settings *nodev1.TenantSettings
+	g.record(c, h, events, func() { g.publish(settings, func() { c.Reply(reply, nil) }) })
+	// The state has them now; the commit takes until a later message.
+	reply, settings = g.tenantReply(), g.settings()
 }
 
 // publishTimeout bounds how long a change of settings waits to be spread.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"granary.dev/granary/actors/journal"
@@ -11,54 +12,103 @@ import (
 )
 
 const (
-	wakeScan   = time.Second      // between two looks at the due wake-ups
-	wakeAgain  = 10 * time.Second // a grain that was woken is left alone this long
-	wakeLimit  = 500              // grains woken in one look
-	wakeAtOnce = 16               // asked at a time: one that does not answer holds up no other
-	wakeFuture = 24 * time.Hour   // the first look takes rows up to this far ahead
+	wakeScan    = time.Second      // between two looks at the due wake-ups
+	wakeAgain   = 10 * time.Second // a grain that was woken is left alone this long
+	wakeOverdue = 30 * time.Second // rows of other nodes that are later than this are sent to their owners
+	wakeLimit   = 500              // grains woken in one look
+	wakeAtOnce  = 16               // asked at a time: one that does not answer holds up no other
+	wakeFuture  = 24 * time.Hour   // an eager look takes rows up to this far ahead
+	wakeMost    = 1 << 17          // rows read in one look
 )
 
 // Waker makes unfinished work go on without a client's call: it looks for due
-// wake-ups and sends them to their grains, which activates them. The first
-// look, when the node starts, takes every row, since whoever wrote them may be
-// the process that died.
+// wake-ups and sends them to their grains, which activates them. Rows of grains
+// that the node's view places elsewhere are their owners' business; only when
+// long overdue are they sent there, in case nobody else does.
+//
+// The first look takes all rows of this node, also those due later, since
+// whoever wrote them may be the process that died. So does the look after
+// [Waker.Kick].
 type Waker struct {
 	deps  *Deps
 	woken map[journal.Identity]time.Time // of the rows that were there at the last look
+	since time.Time                      // when the eager look began that is not done yet; zero: none is
+	kick  chan struct{}
+	eager atomic.Bool // begin an eager look
 }
 
-// Waker makes the node's waker.
-func (g *Grains) Waker() *Waker {
-	return &Waker{deps: g.deps, woken: make(map[journal.Identity]time.Time)}
+func newWaker(d *Deps) *Waker {
+	w := &Waker{deps: d, woken: make(map[journal.Identity]time.Time), kick: make(chan struct{}, 1)}
+	w.eager.Store(true)
+	return w
+}
+
+// Waker is the node's waker; run it once.
+func (g *Grains) Waker() *Waker { return g.waker }
+
+// Kick says that the node may own grains it did not own before: their work goes
+// on at once. From any goroutine; it never blocks.
+func (w *Waker) Kick() {
+	w.eager.Store(true)
+	w.soon()
+}
+
+// soon has the next look come at once.
+func (w *Waker) soon() {
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
 }
 
 // Run scans until ctx ends.
 func (w *Waker) Run(ctx context.Context) {
-	w.scan(ctx, w.deps.Now().Add(wakeFuture))
 	t := time.NewTicker(wakeScan)
 	defer t.Stop()
 	for {
+		w.scan(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
-			w.scan(ctx, w.deps.Now())
+		case <-w.kick:
 		}
 	}
 }
 
-// scan wakes what is due at a time.
-func (w *Waker) scan(ctx context.Context, due time.Time) {
-	// Rows stay while their work does: room for those that are known, so that
-	// waiting work of many never hides that of others.
-	rows, err := w.deps.Store.DueWakeups(ctx, due, wakeLimit+len(w.woken))
+// scan wakes what is due.
+func (w *Waker) scan(ctx context.Context) {
+	now := w.deps.Now()
+	if w.eager.Swap(false) {
+		w.since = now
+	}
+	until := now
+	if !w.since.IsZero() {
+		until = now.Add(wakeFuture)
+	}
+	rows, err := w.read(ctx, until)
 	if err != nil {
 		if ctx.Err() == nil {
 			w.deps.Logger.Warn("wake-ups not read", "error", err)
 		}
 		return
 	}
-	now := w.deps.Now()
+	w.wakeAll(ctx, w.choose(rows, now))
+}
+
+// read gives the rows due at a time, all of them: those of other nodes, and those
+// that stay because their work does, must hide none of this node's.
+func (w *Waker) read(ctx context.Context, until time.Time) ([]journal.DueWakeup, error) {
+	for limit := wakeLimit + len(w.woken); ; limit *= 2 {
+		rows, err := w.deps.Store.DueWakeups(ctx, until, limit)
+		if err != nil || len(rows) < limit || limit >= wakeMost {
+			return rows, err
+		}
+	}
+}
+
+// choose picks whom to wake, who waited longest first.
+func (w *Waker) choose(rows []journal.DueWakeup, now time.Time) []journal.DueWakeup {
 	var todo []journal.DueWakeup
 	there := make(map[journal.Identity]time.Time, len(rows))
 	for _, r := range rows {
@@ -67,17 +117,32 @@ func (w *Waker) scan(ctx context.Context, due time.Time) {
 		}
 		at := w.woken[r.Identity]
 		there[r.Identity] = at
-		if now.Sub(at) >= wakeAgain {
+		_, own := w.deps.Owner.Claim(r.Identity)
+		wait := wakeAgain
+		switch {
+		case !own && now.Sub(r.Due) < wakeOverdue:
+			continue
+		case own && at.Before(w.since):
+			wait = 0 // not woken since the eager look began
+		}
+		if now.Sub(at) >= wait {
 			todo = append(todo, r)
 		}
 	}
 	w.woken = there
 	slices.SortStableFunc(todo, func(a, b journal.DueWakeup) int { return there[a.Identity].Compare(there[b.Identity]) })
-	todo = todo[:min(len(todo), wakeLimit)]
+	if len(todo) > wakeLimit {
+		todo = todo[:wakeLimit]
+		if !w.since.IsZero() {
+			w.soon() // the eager look goes on
+		}
+	} else {
+		w.since = time.Time{}
+	}
 	for _, r := range todo {
 		there[r.Identity] = now
 	}
-	w.wakeAll(ctx, todo)
+	return todo
 }
 
 // wakeAll wakes some at a time and returns when all have answered.

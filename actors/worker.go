@@ -39,6 +39,7 @@ type (
 		doc     string
 		version int64
 		attempt string
+		epoch   int64 // of the activation: the next one may take the attempt up
 	}
 	stageReport struct {
 		run
@@ -122,13 +123,18 @@ func (j *job) guard(ctx context.Context, crash func(error)) {
 			crash(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 		}
 	}()
-	if err := j.process(ctx); err != nil && ctx.Err() == nil {
+	err := j.process(ctx)
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case errors.Is(err, journal.ErrFenced):
+		j.report(&lostMsg{j.fence}) // nothing of the document's: its next owner goes on
+	default:
 		j.report(&failedReport{run: j.run(), err: documentError(err), wait: retryAfter(err), cause: err, progressed: j.progressed})
 	}
 }
 
 func (j *job) run() run {
-	return run{doc: j.doc.ID, version: j.doc.Version, attempt: j.doc.Attempt}
+	return run{doc: j.doc.ID, version: j.doc.Version, attempt: j.doc.Attempt, epoch: j.fence.Epoch}
 }
 
 func (j *job) stage(s kb.DocumentState, fraction float64) {

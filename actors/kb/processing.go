@@ -14,7 +14,23 @@ const MaxCrashes = 5
 const (
 	ReasonQuarantined = "QUARANTINED"
 	ReasonDuplicate   = "DOCUMENT_DUPLICATE"
+	ReasonCrashed     = "CRASHED" // in [StageRun]: the run itself failed unexpectedly, several times
 )
+
+// StageRun is the stage of errors that belong to no step of the pipeline. A
+// parser that fails on a file says CRASHED of its own.
+const StageRun = "index"
+
+// GivenUp reports whether the newest version failed although another try might
+// succeed: the system stopped trying, and only a person can say that it goes on.
+// A version that failed for what is wrong with it is not given up. False for nil.
+func (d *Document) GivenUp() bool {
+	if d == nil || d.State != StateFailed || d.Error == nil {
+		return false
+	}
+	e := d.Error
+	return e.Retryable || e.Reason == ReasonQuarantined || e.Reason == ReasonCrashed && e.Stage == StageRun
+}
 
 // ErrStale marks a report from a run that is not the document's current one. It is
 // dropped; the document has moved on.
