@@ -41,6 +41,10 @@ type activation struct {
 	refusedAt int64  // nanoseconds since Node.epoch at a refusal; 0 when there was none
 	servedAt  uint32 // served at that refusal
 	trimmed   bool   // asked to trim since lastUsed
+
+	counted uint32        // served at the last look at the tenants' shares of the load
+	moving  bool          // to be handed over to another node
+	movedAt time.Duration // since Node.epoch
 }
 
 // offer puts a call in the queue. It reports false if the grain has stopped,
@@ -204,10 +208,12 @@ func (a *activation) finish() {
 	if a.panickedAtStart() {
 		how = byPanic // to try again would only panic again
 	}
+	moved := !a.node.standing.Load().local(a.hash, a.id.Tenant)
 	for _, c := range queued {
+		c.moved = moved
 		c.finish(how, nil, nil)
 	}
-	a.node.gone()
+	a.node.gone(a)
 }
 
 func (a *activation) panickedAtStart() bool {

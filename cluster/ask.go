@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -24,7 +25,11 @@ func WithSafe(ctx context.Context) context.Context {
 //
 // A call that never reached a grain (its mailbox was full, or the grain stopped
 // first) is tried again at most twice, with jitter and within a budget of a
-// tenth of all calls; one that did reach it only under [WithSafe].
+// tenth of all calls; one that did reach it only under [WithSafe]. A call that
+// found no owner, because its grain is on the way to another node or the owner
+// is gone and not given up yet, is sent again until the deadline: to wait is no
+// load, and whoever asks sees a delay instead of an error. So is a call whose
+// grain answers with an error that has a method NotApplied() bool saying true.
 //
 // Errors of the cluster are [*Error] ([ErrBusy], [ErrUnavailable],
 // [ErrDeadLetter], [ErrPanicked], [ErrStopped], [ErrUnknownKind]),
@@ -45,9 +50,19 @@ func (n *Node) Ask(ctx context.Context, id Identity, msg proto.Message) (proto.M
 		deadline = time.Now().Add(left)
 	}
 	hash := id.Hash()
-	for try := 1; ; try++ {
-		got := n.attempt(ctx, &id, hash, msg, deadline, left)
-		if !n.mayRepeat(ctx, got.again, try) || !n.pause(ctx, backoff(try), deadline) {
+	for try, moves := 1, 0; ; {
+		s := n.standing.Load()
+		got := n.attempt(ctx, s, &id, hash, msg, deadline, left)
+		waits := got.again == elsewhere && n.shared != nil
+		switch {
+		case waits:
+			moves++
+		case n.mayRepeat(ctx, got.again, try):
+			try++
+		default:
+			return got.reply, got.err
+		}
+		if waits && !n.awaitOwner(ctx, s, moves, deadline) || !waits && !n.pause(ctx, backoff(try-1), deadline) {
 			return got.reply, got.err
 		}
 		if !deadline.IsZero() {
@@ -60,9 +75,10 @@ func (n *Node) Ask(ctx context.Context, id Identity, msg proto.Message) (proto.M
 type retry uint8
 
 const (
-	never  retry = iota
-	ifSafe       // a grain had it
-	always       // no grain had it
+	never     retry = iota
+	ifSafe          // a grain had it
+	always          // no grain had it
+	elsewhere       // its grain is or will be somewhere else, and nothing was applied
 )
 
 // answer is what came of one attempt.
@@ -76,17 +92,22 @@ func (n *Node) mayRepeat(ctx context.Context, again retry, try int) bool {
 	if again == never || try > maxRetries {
 		return false
 	}
-	if again == ifSafe && ctx.Value(safeKey{}) == nil {
+	if again == ifSafe && !isSafe(ctx) {
 		return false
 	}
 	return n.budget.spend()
 }
 
+func isSafe(ctx context.Context) bool { return ctx.Value(safeKey{}) != nil }
+
 // attempt sends the call once and waits for the answer. Only a context without
 // a deadline comes with a deadline and what is left until then.
 func (n *Node) attempt(
-	ctx context.Context, id *Identity, hash uint64, msg proto.Message, deadline time.Time, left time.Duration,
+	ctx context.Context, s *standing, id *Identity, hash uint64, msg proto.Message, deadline time.Time, left time.Duration,
 ) answer {
+	if n.shared != nil && !s.local(hash, id.Tenant) {
+		return n.attemptRemote(ctx, s, id, hash, msg, deadline)
+	}
 	w := n.waiters.Get().(*waiter)
 	c := &Call{request: msg, caller: ctx, deadline: deadline, wake: w.wake}
 	if again, err := n.send(c, id, hash); err != nil {
@@ -107,8 +128,8 @@ func (n *Node) send(c *Call, id *Identity, hash uint64) (retry, error) {
 		if !n.running() {
 			return never, n.notRunning(id)
 		}
-		if !n.owns(hash) {
-			return always, &Error{Reason: ReasonUnavailable, Identity: *id}
+		if !n.standing.Load().local(hash, id.Tenant) {
+			return elsewhere, &Error{Reason: ReasonUnavailable, Identity: *id}
 		}
 		a := n.registry.find(id, hash)
 		if a == nil {
@@ -152,10 +173,16 @@ func (n *Node) notRunning(id *Identity) error {
 func (c *Call) result(id *Identity) answer {
 	switch c.outcome {
 	case byGrain:
+		if c.err != nil && notApplied(c.err) {
+			return answer{err: c.err, again: elsewhere}
+		}
 		return answer{reply: c.reply, err: c.err}
 	case byStop:
 		return answer{err: &Error{Reason: ReasonDeadLetter, Identity: *id}, again: ifSafe}
 	case byMove:
+		if c.moved {
+			return answer{err: &Error{Reason: ReasonUnavailable, Identity: *id}, again: elsewhere}
+		}
 		return answer{err: &Error{Reason: ReasonUnavailable, Identity: *id}, again: always}
 	case byPanic:
 		return answer{err: &Error{Reason: ReasonPanicked, Identity: *id}}
@@ -164,6 +191,36 @@ func (c *Call) result(id *Identity) answer {
 	default: // byNode
 		return answer{err: &Error{Reason: ReasonStopped, Identity: *id}}
 	}
+}
+
+// notApplied tells whether a grain's answer says that nothing was applied and
+// the call may be sent again to whoever owns the grain by then.
+func notApplied(err error) bool {
+	var e interface{ NotApplied() bool }
+	return errors.As(err, &e) && e.NotApplied()
+}
+
+// awaitOwner waits until a call that found no owner may be sent again: a little
+// while, less if the view that failed it is replaced. It reports false if there
+// is no time left.
+func (n *Node) awaitOwner(ctx context.Context, s *standing, moves int, deadline time.Time) bool {
+	d := moveBackoff(moves)
+	end, ok := ctx.Deadline()
+	if !deadline.IsZero() && (!ok || deadline.Before(end)) {
+		end, ok = deadline, true
+	}
+	if ok && time.Until(end) <= d {
+		return false
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.replaced:
+	case <-ctx.Done():
+		return false
+	}
+	return true
 }
 
 // pause waits d, and reports false if there is no time for another try.

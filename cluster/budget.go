@@ -64,6 +64,16 @@ func backoff(n int) time.Duration {
 	return rand.N(most)
 }
 
+// moveBackoff gives the time to wait before a call that found no owner is sent
+// again for the nth time: full jitter in [½, 1) of min(200 ms, 5 ms × 2ⁿ⁻¹).
+func moveBackoff(n int) time.Duration {
+	most := retryMost
+	if n < 7 {
+		most = min(most, retryInitial<<(n-1))
+	}
+	return most/2 + rand.N(most/2)
+}
+
 // Bounds of the retry-after hint of a refusal.
 const (
 	hintLeast   = 10 * time.Millisecond

@@ -47,11 +47,13 @@ type Call struct {
 	caller   context.Context
 	deadline time.Time // zero when the caller's context has its own
 	wake     chan struct{}
+	then     func(*Call) // called instead of a wake-up, by whoever answers: for callers on other nodes
 
 	phase   atomic.Uint32
 	outcome outcome // written by who moved phase to done, read after wake
 	reply   proto.Message
 	err     error
+	moved   bool // with byMove: the grain is not this node's any more
 
 	lazy atomic.Pointer[cancelContext]
 
@@ -114,6 +116,10 @@ func (c *Call) finish(o outcome, reply proto.Message, err error) bool {
 		return false
 	}
 	c.outcome, c.reply, c.err = o, reply, err
+	if c.then != nil {
+		c.then(c)
+		return true
+	}
 	c.wake <- struct{}{} // never blocks: one place, and one finisher per call
 	return true
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
+	"google.golang.org/protobuf/proto"
 
 	"granary.dev/granary/cluster/protocol"
 )
@@ -22,6 +23,9 @@ type Kind struct {
 	// just before the grain receives *actor.Started; a panic or a nil result
 	// counts as a panic of the grain. It must not block.
 	New func(kind, tenant, id string) actor.Actor
+	// Request and Reply make empty messages of the types that its calls and
+	// answers have, to decode those of other nodes. Needed with Config.Shared.
+	Request, Reply func() proto.Message
 }
 
 // Config configures a [Node]. Zero durations and sizes mean the default.
@@ -35,7 +39,9 @@ type Config struct {
 	TrimAfter     time.Duration // idle time after which a grain is asked to give memory back: 1 min
 	IdleTimeout   time.Duration // idle time after which a grain is asked to passivate: 10 min
 	SweepInterval time.Duration // resolution of both idle times: 5 s, and never above half of TrimAfter
-	DrainTimeout  time.Duration // longest that Stop lets the grains finish: 10 s
+	DrainTimeout  time.Duration // longest that Stop and a hand-off let the grains finish: 10 s
+
+	Shared *Shared // nil: the node is alone
 }
 
 // ErrConfig is wrapped by every error of [New].
@@ -45,7 +51,7 @@ var ErrConfig = errors.New("cluster configuration is not valid")
 type completed struct {
 	Config
 	kinds map[string]*Kind
-	table *protocol.Table
+	table *protocol.Table // of a node that is alone
 }
 
 func (c Config) complete() (completed, error) {
@@ -68,6 +74,13 @@ func (c Config) complete() (completed, error) {
 	}
 	if err := c.setDefaults(); err != nil {
 		return completed{}, err
+	}
+	if c.Shared != nil {
+		s := *c.Shared
+		if err := s.complete(c.Name, kinds); err != nil {
+			return completed{}, err
+		}
+		c.Shared = &s
 	}
 	return completed{Config: c, kinds: kinds, table: table}, nil
 }

@@ -8,9 +8,9 @@
 //
 // # Authority
 //
-// The partition table ([protocol.Table]) says which node owns an identity; this
-// node starts only what it owns. One node is a cluster of one: its table has
-// one member, and calls take the same way through it as with many.
+// The view in the store says which node owns an identity ([protocol.Placement]);
+// this node starts only what it owns. A node without [Config].Shared is alone and
+// owns everything; calls take the same way through it.
 //
 // # States of a grain
 //
@@ -65,12 +65,49 @@
 // where an answer could be given at once), placement, passivation
 // (ReceiveTimeout races) and the logger.
 //
-// protoactor's Cluster type is not used on one node, on purpose. Its
+// protoactor's Cluster, its remote and its gossip are not used, on purpose. Its
 // StartMember opens a TCP port unconditionally, panics when the port is taken,
 // sleeps a second, starts a gossip loop and a pub-sub kind, and Shutdown sleeps
-// two; its request path costs several times what [Node.Ask] costs. What it
-// would add on one node is a look-up that always answers "here". With more
-// nodes it becomes worth its price for its remote and member list: then our
-// cluster provider, identity look-up and context producer plug into it behind
-// the same Ask, gossip interval and heartbeat expiration set out of the way.
+// two. Its remote ends the process on a message of an unknown type, from anybody
+// who reaches the port, loses a connection's memory with each failed dial, queues
+// for a peer without a bound and cannot carry a deadline. Its member list blocks
+// an address for ever. What would be left of it is a shell; packages transport and
+// gossip and the state machine of package protocol do the work behind the same
+// [Node.Ask].
+//
+// # A node that shares its grains
+//
+// With [Config].Shared the node is a member of a cluster. One goroutine
+// (sharing.run) lives one life after the other: it drives the state machine of
+// package protocol with the clock that goes on in suspend, carries out what that
+// wants (renew the lease, change the view, probe peers), and publishes the outcome
+// as one immutable standing that every call reads. A life that the others gave up
+// ends with all its grains stopped, and is followed by one with a new id. A node
+// that has left, or never takes a share, only keeps the view that it sends calls by.
+//
+//	Ask ─▶ standing: mine? ──yes──▶ mailbox of the grain
+//	          │ no
+//	          ▼
+//	       transport ─▶ owner ─▶ its standing: mine? ─▶ mailbox
+//	          │                       │ no: MOVED
+//	          ▼                       ▼
+//	       not sent            wait for a later view, ask again
+//
+// What a call learns of a place that is not there any more (moved, not sent, an
+// answer with NotApplied) is a delay: it is sent again until its deadline. What
+// may have been applied is not, unless it is safe.
+//
+// A change of the view first ends the intake and the leased reads of all grains
+// that are placed elsewhere now, then asks them to finish, release and stop
+// (handOver), and counts them until they are gone: the state machine tells the
+// others by that number when the next owner need not wait. Which grains a node may
+// take over, and whether it may answer a read from memory, [Node.Right] and
+// [Node.Lease] tell the grains; that a stale owner can do no harm is the store's
+// doing, not this package's.
+//
+// # Load
+//
+// A node measures the share of its processors it uses and how much each tenant
+// adds, spreads the first by gossip, and relocates tenants by the rules of
+// [protocol.PlanMoves] when it is sick or overloaded, and back when home has room.
 package cluster

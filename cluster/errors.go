@@ -14,6 +14,10 @@ const (
 	ReasonPanicked    = "GRAIN_PANICKED"
 	ReasonStopped     = "NODE_STOPPED"
 	ReasonUnknownKind = "KIND_UNKNOWN"
+	ReasonMalformed   = "MESSAGE_MALFORMED"
+	ReasonNoNode      = "NODE_NOT_FOUND"
+	ReasonNodeState   = "NODE_STATE"
+	ReasonLone        = "CLUSTER_SINGLE_NODE"
 )
 
 // Sentinels for errors.Is. What Ask returns is an [*Error] with the same Reason
@@ -31,6 +35,15 @@ var (
 	ErrPanicked error = &Error{Reason: ReasonPanicked}
 	// ErrStopped says that the node stops or has stopped.
 	ErrStopped error = &Error{Reason: ReasonStopped}
+	// ErrMalformed says that a message could not be carried to or from another
+	// node: it is too large, or the nodes' versions do not go together.
+	ErrMalformed error = &Error{Reason: ReasonMalformed}
+	// ErrNoNode says that the cluster has no node of that name.
+	ErrNoNode error = &Error{Reason: ReasonNoNode}
+	// ErrNodeState says that the node is not in a state for what was asked.
+	ErrNodeState error = &Error{Reason: ReasonNodeState}
+	// ErrLone says that this node is alone, so there is no cluster to steer.
+	ErrLone error = &Error{Reason: ReasonLone}
 	// ErrUnknownKind says that no node hosts the identity's kind.
 	ErrUnknownKind error = &Error{Reason: ReasonUnknownKind}
 )

@@ -100,11 +100,12 @@ func TestACallWhoseContextIsOverIsNotHandedOver(t *testing.T) {
 // handOff gives every identity to another member, as a view change will.
 func handOff(t *testing.T, n *Node) {
 	t.Helper()
-	table, err := protocol.NewTable(protocol.DefaultTableConfig(), []string{"elsewhere"})
+	v := protocol.View{Version: 1, Members: []protocol.Member{{NodeID: protocol.NodeID{Name: "elsewhere", Boot: "b"}, State: protocol.Live}}}
+	place, err := protocol.NewPlacement(v, protocol.NewTables(protocol.DefaultTableConfig(), 2))
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.placement.Store(&placement{table: table, self: table.Index(n.cfg.Name)})
+	n.standing.Store(&standing{view: v, place: place, self: protocol.NodeID{Name: n.cfg.Name, Boot: "a"}, serving: true, replaced: make(chan struct{})})
 }
 
 func TestWhatThisNodeDoesNotOwnIsNeitherStartedNorInherited_A3(t *testing.T) {

@@ -40,11 +40,12 @@ type Node struct {
 	workers  workers
 	waiters  sync.Pool // of *waiter; per node, so that none crosses a test's bubble
 
-	placement atomic.Pointer[placement]
-	epoch     time.Time    // when Start was called; times below count from it and ignore clock steps
-	clock     atomic.Int64 // nanoseconds since epoch at the last sweep
-	alive     atomic.Int64 // activations in the registry
-	state     atomic.Int32
+	standing atomic.Pointer[standing]
+	shared   *sharing     // nil: the node is alone
+	epoch    time.Time    // when Start was called; times below count from it and ignore clock steps
+	clock    atomic.Int64 // nanoseconds since epoch at the last sweep
+	alive    atomic.Int64 // activations in the registry
+	state    atomic.Int32
 
 	lifecycle sync.Mutex    // Start against Stop
 	stopSweep chan struct{} // closed by Stop
@@ -52,12 +53,6 @@ type Node struct {
 	empty     chan struct{} // poked when the last activation is gone
 	finished  chan struct{} // closed at the end of Stop
 	stopErr   error         // result of Stop, read after finished
-}
-
-// placement is the table in force and this node's place in it.
-type placement struct {
-	table *protocol.Table
-	self  int
 }
 
 // New checks cfg and makes a node that hosts nothing until Start. The error
@@ -78,12 +73,22 @@ func New(cfg Config) (*Node, error) {
 	}
 	n.waiters.New = func() any { return newWaiter() }
 	n.registry = newRegistry(n)
-	n.placement.Store(&placement{table: done.table, self: done.table.Index(done.Name)})
+	n.standing.Store(loneStanding(done.Name))
+	if done.Shared != nil {
+		s, err := newSharing(n)
+		if err != nil {
+			return nil, err
+		}
+		n.shared = s
+		n.standing.Store(&standing{place: &protocol.Placement{}, replaced: make(chan struct{})})
+	}
 	return n, nil
 }
 
 // Start begins to serve. It may be called once; after Stop it returns
-// [ErrStopped]. On one node it opens no port.
+// [ErrStopped]. Alone it opens no port. A node that shares its grains returns
+// when it is a member, which may take a lease after a crash under the same name;
+// when it fails, call Stop.
 func (n *Node) Start(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("cluster: start: %w", err)
@@ -106,7 +111,20 @@ func (n *Node) Start(ctx context.Context) error {
 	n.epoch = time.Now()
 	n.state.Store(nodeRunning)
 	go n.sweepLoop()
+	if n.shared != nil {
+		return n.shared.start(ctx)
+	}
 	return nil
+}
+
+// Leave gives this node's share to the others and returns when it has left the
+// cluster. Until Stop it sends calls on, so that what stands in front of it goes
+// on serving. Alone it does nothing.
+func (n *Node) Leave(ctx context.Context) error {
+	if n.shared == nil || !n.running() {
+		return nil
+	}
+	return n.shared.leave(ctx)
 }
 
 // Stop ends the intake (Ask returns [ErrStopped]), asks every grain to drain,
@@ -127,7 +145,10 @@ func (n *Node) Stop(ctx context.Context) error {
 	}
 	n.lifecycle.Unlock()
 	if was == nodeRunning {
-		n.stopErr = n.shutdown(ctx)
+		if n.shared != nil {
+			n.stopErr = n.shared.close(ctx)
+		}
+		n.stopErr = errors.Join(n.stopErr, n.shutdown(ctx))
 		n.state.Store(nodeStopped)
 		close(n.finished)
 		return n.stopErr
@@ -192,7 +213,11 @@ func (n *Node) waitEmpty(ctx context.Context) bool {
 }
 
 // gone notes that an activation has left.
-func (n *Node) gone() {
+func (n *Node) gone(a *activation) {
+	if a.moving { // nobody writes it any more
+		n.shared.pending.Add(-1)
+		n.shared.wake()
+	}
 	if n.alive.Add(-1) == 0 {
 		select {
 		case n.empty <- struct{}{}:
@@ -202,9 +227,3 @@ func (n *Node) gone() {
 }
 
 func (n *Node) running() bool { return n.state.Load() == nodeRunning }
-
-// owns tells whether the table gives hash to this node.
-func (n *Node) owns(hash uint64) bool {
-	p := n.placement.Load()
-	return p.table.OwnerIndex(hash) == p.self
-}

@@ -122,7 +122,7 @@ func (r *registry) retire(a *activation) (heir *activation, queued, parked []*Ca
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	queued, parked = a.close()
-	if !s.remove(a) || len(queued) == 0 || a.served == 0 || !r.node.running() || !r.node.owns(a.hash) {
+	if !s.remove(a) || len(queued) == 0 || a.served == 0 || !r.node.running() || !r.node.standing.Load().local(a.hash, a.id.Tenant) {
 		return nil, queued, parked
 	}
 	heir = r.insert(s, a.kind, &a.id, a.hash)
@@ -130,6 +130,16 @@ func (r *registry) retire(a *activation) (heir *activation, queued, parked []*Ca
 		heir.box.calls.push(c)
 	}
 	return heir, nil, parked
+}
+
+// abandon takes an activation out that did not stop, and answers its calls: its
+// identity must be free for the node's next life.
+func (r *registry) abandon(a *activation) {
+	s := r.shard(a.hash)
+	s.mu.Lock()
+	s.remove(a)
+	s.mu.Unlock()
+	a.giveUp()
 }
 
 // remove reports whether a was there; s.mu is held.

@@ -146,6 +146,11 @@ func (n *Node) drain(now time.Duration, out *outputs) bool {
 	}
 	switch m.State {
 	case Live:
+		if n.sole() { // there is nobody to give anything to, round by round
+			n.phase, n.partedAt = Parting, now
+			out.add(Leaving{})
+			return true
+		}
 		return n.swap(now, out, propose(n.view.Drain(n.cfg.Self)))
 	case Draining:
 		if n.view.Round < Rounds || n.pending > 0 && now-n.partedAt < n.cfg.Timing.DrainTimeout {
@@ -156,6 +161,16 @@ func (n *Node) drain(now time.Duration, out *outputs) bool {
 		return true
 	}
 	return false
+}
+
+// sole tells whether this node is the only active member.
+func (n *Node) sole() bool {
+	for i := range n.view.Members {
+		if m := &n.view.Members[i]; m.State.Active() && m.NodeID != n.cfg.Self {
+			return false
+		}
+	}
+	return true
 }
 
 // advance starts the next round when the last has settled, or has had its time:

@@ -273,6 +273,17 @@ func TestDrainHandsOverThenLeaves(t *testing.T) {
 	}
 }
 
+func TestTheOnlyMemberLeavesWithoutRounds_A2(t *testing.T) {
+	v := viewOf(protocol.Live)
+	s := member(t, v)
+	s.step(protocol.StartDrain{})
+	take[protocol.Leaving](s)
+	s.step(protocol.Pending{View: v.Version, All: true})
+	if m, _ := take[protocol.SwapView](s).Next.Find(node(1)); m.State != protocol.Left {
+		t.Fatalf("proposes that it is %s", m.State)
+	}
+}
+
 func TestADrainThatIsStuckEndsInTime(t *testing.T) {
 	v := change(t)(viewOf(protocol.Live, protocol.Live).Drain(node(1)))
 	v.Round = protocol.Rounds

@@ -154,15 +154,17 @@ func (p *Placement) Version() int64 { return p.version }
 // Owner gives the node that owns an identity; false if the view has no member.
 // It does not allocate for identities of up to 160 bytes.
 func (p *Placement) Owner(id Identity) (NodeID, bool) {
-	if len(p.owners) == 0 {
-		return NodeID{}, false
-	}
+	return p.At(id.Hash(), id.Tenant)
+}
+
+// At is [Placement.Owner] for a caller that has the identity's hash.
+func (p *Placement) At(hash uint64, tenant string) (NodeID, bool) {
 	if p.overrides != nil {
-		if n, ok := p.overrides[id.Tenant]; ok {
+		if n, ok := p.overrides[tenant]; ok {
 			return n, true
 		}
 	}
-	return p.at(int(id.Hash() % uint64(len(p.owners)))), true
+	return p.Home(hash)
 }
 
 // Partitions gives the owner of each partition, overrides aside; the slice is a copy.
@@ -190,4 +192,26 @@ func (v View) owners(other MemberState) []string {
 		}
 	}
 	return names
+}
+
+// Home gives the node that owns a hash by the table alone.
+func (p *Placement) Home(hash uint64) (NodeID, bool) {
+	if len(p.owners) == 0 {
+		return NodeID{}, false
+	}
+	return p.at(p.Partition(hash)), true
+}
+
+// Overridden tells whether a tenant is placed by an override of the view.
+func (p *Placement) Overridden(tenant string) bool {
+	_, ok := p.overrides[tenant]
+	return ok
+}
+
+// Partition gives the partition of a hash; 0 if the view has no member.
+func (p *Placement) Partition(hash uint64) int {
+	if len(p.owners) == 0 {
+		return 0
+	}
+	return int(hash % uint64(len(p.owners)))
 }
