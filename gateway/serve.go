@@ -58,6 +58,10 @@ func (g *Gateway) Serve(ctx context.Context, listener net.Listener) error {
 	return err
 }
 
+// Quiesce tells probes that this node should get no more requests, and goes on
+// serving those that come.
+func (g *Gateway) Quiesce() { g.health.stop() }
+
 // Shutdown stops serving within Grace + 1 s, or when ctx ends: first the node says
 // that it is not ready and takes no new connection, then calls still running get
 // Grace, then their contexts end (streams answer UNAVAILABLE with a time to come

@@ -16,6 +16,7 @@ import (
 	"granary.dev/granary/actors/pipeline/fetch"
 	"granary.dev/granary/actors/pipeline/sandbox"
 	"granary.dev/granary/cluster"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 )
 
 // asker turns the cluster's calls and errors into what gateway and grains know.
@@ -23,8 +24,30 @@ type asker struct {
 	node *cluster.Node
 }
 
+// repeatable tells whether a call may be carried out twice without harm: it
+// changes nothing, says the same again, or carries an idempotency key.
+func repeatable(m proto.Message) bool {
+	switch m := m.(type) {
+	case *nodev1.TenantCall:
+		_, changes := m.GetOperation().(*nodev1.TenantCall_UpdateConfig)
+		return !changes
+	case *nodev1.KnowledgeBaseCall:
+		switch m.GetOperation().(type) {
+		case *nodev1.KnowledgeBaseCall_Create, *nodev1.KnowledgeBaseCall_Update, *nodev1.KnowledgeBaseCall_Delete,
+			*nodev1.KnowledgeBaseCall_AddDocument, *nodev1.KnowledgeBaseCall_DeleteDocument,
+			*nodev1.KnowledgeBaseCall_CancelDocument, *nodev1.KnowledgeBaseCall_ReprocessDocument:
+			return m.GetHeader().GetIdempotencyKey() != ""
+		}
+		return true
+	}
+	return false
+}
+
 // Ask implements gateway.Grains and actors.Asker.
 func (a *asker) Ask(ctx context.Context, kind, tenant, id string, m proto.Message) (proto.Message, error) {
+	if repeatable(m) {
+		ctx = cluster.WithSafe(ctx)
+	}
 	reply, err := a.node.Ask(ctx, cluster.Identity{Kind: kind, Tenant: tenant, ID: id}, m)
 	if err == nil {
 		return reply, nil

@@ -24,7 +24,14 @@ type Config struct {
 	// Dev: one node, a local signing key, tenant "dev", a token in Data/dev-token
 	// and an operator's in Data/dev-operator-token.
 	Dev bool `yaml:"dev"`
-	// Data is the folder of the embedded store. Default ./data.
+	// Node is the stable name of this node, which decides its share of a cluster.
+	// Default: the host's name; "local" without Store.
+	Node string `yaml:"node"`
+	// Store is the address of the PostgreSQL database that the nodes of a cluster
+	// share, postgres://user:password@host/name; also in the environment variable
+	// GRANARY_STORE. Without it the node is alone, with an embedded store in Data.
+	Store Secret `yaml:"store"`
+	// Data is the folder of the embedded store, and of what a node may lose. Default ./data.
 	Data string `yaml:"data"`
 	// Listen is the address of the gateway. Default 127.0.0.1:8080.
 	Listen string `yaml:"listen"`
@@ -42,6 +49,7 @@ type Config struct {
 	Parse          ParseConfig    `yaml:"parse"`
 	Embedding      EmbedderConfig `yaml:"embedding"`
 	Memory         MemoryConfig   `yaml:"memory"`
+	Cluster        ClusterConfig  `yaml:"cluster"`
 }
 
 // AuthConfig says who may call.
@@ -113,6 +121,7 @@ type Completed struct {
 	Config
 	networks []netip.Prefix
 	apiKey   string
+	gossip   [][]byte // keys
 }
 
 // ReadFile reads a configuration file. Unknown names are errors.
@@ -142,10 +151,14 @@ func (c Config) Complete() (Completed, error) {
 			out.Tier = string(kb.TierEnterprise)
 		}
 	}
-	if c.Dev {
+	if out.Store == "" {
+		out.Store = Secret(os.Getenv("GRANARY_STORE"))
+	}
+	if c.Dev && out.Store == "" {
 		setDefault(&out.Auth.KeyFile, filepath.Join(out.Data, "dev-key"))
 	}
-	return out, errors.Join(out.checkBasics(), out.checkFetch(), out.checkEmbedding())
+	out.defaultCluster()
+	return out, errors.Join(out.checkBasics(), out.checkFetch(), out.checkEmbedding(), out.checkCluster())
 }
 
 func setDefault(s *string, v string) {
@@ -172,7 +185,7 @@ func (c *Completed) checkBasics() error {
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		errs = append(errs, configErrorf("tls: cert_file and key_file belong together"))
 	}
-	if c.Auth.KeyFile == "" {
+	if c.Auth.KeyFile == "" && !c.sharedKey() {
 		errs = append(errs, configErrorf("auth.key_file: nobody could call this server; name a key file, or use --dev"))
 	}
 	if _, err := logLevel(c.LogLevel); err != nil {

@@ -2,8 +2,6 @@ package node
 
 import (
 	"context"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -23,18 +21,20 @@ import (
 	"granary.dev/granary/cluster"
 	"granary.dev/granary/gateway"
 	"granary.dev/granary/gateway/auth"
-	"granary.dev/granary/storage/embedded"
+	"granary.dev/granary/storage/postgres"
 )
 
 // Node is one running node.
 type Node struct {
 	cfg      Completed
 	log      *slog.Logger
-	store    *embedded.Store
+	store    store
+	database *postgres.Store // the store, when it is shared
 	cluster  *cluster.Node
 	grains   *actors.Grains
 	gateway  *gateway.Gateway
 	auth     *auth.Authority
+	uploads  gateway.Secret
 	asker    *asker
 	listener net.Listener
 
@@ -52,6 +52,7 @@ type closer struct {
 
 const (
 	gatewayStop = 2 * time.Second  // longest wait for requests under way
+	leaveStop   = 40 * time.Second // longest wait for a node's share to be given away
 	grainsStop  = 10 * time.Second // longest wait for grains to save and release
 )
 
@@ -59,7 +60,7 @@ const (
 func Start(ctx context.Context, cfg Completed, logs io.Writer) (*Node, error) {
 	level, _ := logLevel(cfg.LogLevel)
 	n := &Node{cfg: cfg, log: newLogger(logs, cfg.LogFormat, level), served: make(chan error, 1)}
-	for _, step := range []func(context.Context) error{n.openStore, n.startGrains, n.startGateway} {
+	for _, step := range []func(context.Context) error{n.openStore, n.listen, n.startGrains, n.startGateway, n.armLeave} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Stop(context.WithoutCancel(ctx)))
 		}
@@ -92,19 +93,6 @@ func (n *Node) Stop(ctx context.Context) error {
 	return n.stopErr
 }
 
-func (n *Node) openStore(ctx context.Context) error {
-	store, err := embedded.Open(ctx, embedded.Config{Dir: n.cfg.Data, Logger: n.log})
-	if err != nil {
-		return err
-	}
-	n.store = store
-	n.push("store", func(context.Context) error { return store.Close() })
-	if n.auth, err = auth.Open(n.cfg.Auth.KeyFile); err != nil {
-		return err
-	}
-	return nil
-}
-
 // startGrains builds parsers, embedder and the cluster node with its grains.
 func (n *Node) startGrains(ctx context.Context) error {
 	parse, err := n.newParser()
@@ -116,31 +104,37 @@ func (n *Node) startGrains(ctx context.Context) error {
 		return err
 	}
 	n.asker = &asker{}
-	n.grains = actors.NewGrains(actors.Deps{Node: nodeName, Store: n.store, Blobs: n.store, Chunks: n.store, Asker: n.asker,
-		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Logger: n.log, Tier: kb.Tier(n.cfg.Tier)})
-	n.cluster, err = cluster.New(cluster.Config{Name: nodeName, Logger: n.log,
-		Kinds:     []cluster.Kind{{Name: actors.KindTenant, New: n.grains.New}, {Name: actors.KindKB, New: n.grains.New}},
-		TrimAfter: orDefault(n.cfg.Memory.TrimAfter, 5*time.Minute), IdleTimeout: orDefault(n.cfg.Memory.PassivateAfter, 30*time.Minute),
+	own := &ownership{}
+	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Asker: n.asker,
+		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Logger: n.log, Tier: kb.Tier(n.cfg.Tier)}
+	if n.cfg.shared() {
+		deps.Owner = own
+	}
+	n.grains = actors.NewGrains(deps)
+	waker := n.grains.Waker()
+	sharing, err := n.sharing(waker)
+	if err != nil {
+		return err
+	}
+	n.cluster, err = cluster.New(cluster.Config{Name: n.cfg.Node, Logger: n.log, Shared: sharing,
+		Kinds: n.kinds(), TrimAfter: orDefault(n.cfg.Memory.TrimAfter, 5*time.Minute), IdleTimeout: orDefault(n.cfg.Memory.PassivateAfter, 30*time.Minute),
 		DrainTimeout: grainsStop})
 	if err != nil {
 		return err
 	}
-	n.asker.node = n.cluster
+	n.asker.node, own.node = n.cluster, n.cluster
 	n.push("runs", func(ctx context.Context) error { return n.grains.Wait(ctx) })
-	if err := n.cluster.Start(ctx); err != nil {
-		return err
-	}
 	n.push("grains", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, grainsStop+time.Second)
 		defer cancel()
 		return n.cluster.Stop(ctx)
 	})
-	n.startWaker()
+	if err := n.cluster.Start(ctx); err != nil {
+		return err
+	}
+	n.startWaker(waker)
 	return nil
 }
-
-// nodeName is this node's name in a cluster of one.
-const nodeName = "local"
 
 func orDefault(d, v time.Duration) time.Duration {
 	if d == 0 {
@@ -150,12 +144,12 @@ func orDefault(d, v time.Duration) time.Duration {
 }
 
 // startWaker lets unfinished work go on without a client's call.
-func (n *Node) startWaker() {
+func (n *Node) startWaker(w *actors.Waker) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		n.grains.Waker().Run(ctx)
+		w.Run(ctx)
 	}()
 	n.push("waker", func(context.Context) error {
 		cancel()
@@ -200,16 +194,13 @@ func (n *Node) newEmbedder() (actors.Embedder, error) {
 
 // startGateway opens the door last, when everything behind it answers.
 func (n *Node) startGateway(ctx context.Context) error {
-	key, err := n.uploadKey()
-	if err != nil {
-		return err
+	if n.listener == nil {
+		return nil // a node that serves no clients
 	}
-	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, UploadKey: key, Logger: n.log,
+	var err error
+	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, Cluster: n.operators(), UploadKey: n.uploads, Logger: n.log,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})
 	if err != nil {
-		return err
-	}
-	if n.listener, err = n.listen(ctx); err != nil {
 		return err
 	}
 	go func() { n.served <- n.gateway.Serve(context.WithoutCancel(ctx), n.listener) }()
@@ -221,21 +212,59 @@ func (n *Node) startGateway(ctx context.Context) error {
 	return nil
 }
 
-// listen opens the port, with TLS if a certificate is set.
-func (n *Node) listen(ctx context.Context) (net.Listener, error) {
+// armLeave sees to it that leaving the cluster is the first thing when the node
+// stops: clients are told to go elsewhere, and the node's share is given away
+// while everything behind the gateway still works.
+func (n *Node) armLeave(context.Context) error {
+	if n.cfg.shared() {
+		n.push("membership", n.leave)
+	}
+	return nil
+}
+
+// leave gives the node's share to the others. A node that cannot (the store is
+// away, say) stops all the same: its share is given up for it.
+func (n *Node) leave(ctx context.Context) error {
+	if n.gateway != nil {
+		n.gateway.Quiesce()
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaveStop)
+	defer cancel()
+	if err := n.cluster.Leave(ctx); err != nil {
+		n.log.Warn("the node stops without having left the cluster", "error", err)
+	}
+	return nil
+}
+
+// listen opens the clients' port, with TLS if a certificate is set: early, since
+// other nodes are told of it. What connects waits until the gateway serves.
+func (n *Node) listen(ctx context.Context) error {
+	if !n.cfg.is(roleGateway) {
+		return nil
+	}
 	var conf *tls.Config
 	if t := n.cfg.TLS; t.CertFile != "" {
 		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("tls: %w", err)
+			return fmt.Errorf("tls: %w", err)
 		}
 		conf = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", n.cfg.Listen)
-	if err != nil || conf == nil {
-		return l, err
+	if err != nil {
+		return err
 	}
-	return tls.NewListener(l, conf), nil
+	if conf != nil {
+		l = tls.NewListener(l, conf)
+	}
+	n.listener = l
+	n.push("port", func(context.Context) error {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return nil
 }
 
 // URL is where clients on this machine reach the API.
@@ -246,18 +275,16 @@ func (n *Node) URL() string {
 	return "http://" + n.Addr().String()
 }
 
-// uploadKey signs upload tokens; it is derived from the signing key, so that
-// all nodes that share the one share the other.
-func (n *Node) uploadKey() (gateway.Secret, error) {
-	pem, err := os.ReadFile(n.cfg.Auth.KeyFile)
-	if err != nil {
-		return nil, err
-	}
-	return hkdf.Key(sha256.New, pem, nil, "granary upload tokens 1", 32)
-}
-
-// ready asks the store something cheap.
+// ready tells whether clients should come here. Alone, the store is asked
+// something cheap. In a cluster a store that is away is so for all nodes, and
+// what can be served without it should be: it is enough to know where to send calls.
 func (n *Node) ready(ctx context.Context) error {
+	if n.cfg.shared() {
+		if n.cluster.View().Version == 0 {
+			return errors.New("no view of the cluster yet")
+		}
+		return nil
+	}
 	_, err := n.store.DueWakeups(ctx, time.Time{}, 1)
 	return err
 }

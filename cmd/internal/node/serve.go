@@ -43,7 +43,19 @@ granary cluster in DIR/dev-operator-token.`,
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&flags.Dev, "dev", false, "embedded store, local signing key, tenant dev; loopback only")
+	f.BoolVar(&flags.Dev, "dev", false, "local signing key, tenant dev; loopback only")
+	f.StringVar(&flags.Node, "node", "", "stable name of this node (default: the host's name)")
+	f.StringVar((*string)(&flags.Store), "store", "", "database the nodes of a cluster share, postgres://… (or GRANARY_STORE); default: embedded, in --data")
+	f.StringVar(&flags.Cluster.Gossip, "gossip", "", "address where nodes hear of each other (default 127.0.0.1:7946)")
+	f.StringVar(&flags.Cluster.Actors, "actors", "", "address for calls of other nodes (default 127.0.0.1:7947)")
+	f.StringSliceVar(&flags.Cluster.Join, "join", nil, "gossip addresses of other nodes; one that answers is enough")
+	f.StringVar(&flags.Cluster.Advertise, "advertise", "", "host by which other nodes reach this one")
+	f.StringSliceVar(&flags.Cluster.Roles, "roles", nil, "gateway, host (default both)")
+	f.StringVar(&flags.Cluster.Zone, "zone", "", "failure domain, shown to operators")
+	f.StringVar(&flags.Cluster.CAFile, "cluster-ca", "", "CA of the nodes' certificates")
+	f.StringVar(&flags.Cluster.CertFile, "cluster-cert", "", "this node's certificate for other nodes")
+	f.StringVar(&flags.Cluster.KeyFile, "cluster-key", "", "its key")
+	f.StringVar(&flags.Cluster.GossipKeyFile, "gossip-key-file", "", "keys of gossip")
 	f.StringVar(&flags.Data, "data", "", "data folder (default ./data)")
 	f.StringVar(&flags.Listen, "listen", "", "address of the API (default 127.0.0.1:8080)")
 	f.StringVar(&file, "config", "", "configuration file (YAML); flags win over it")
@@ -64,13 +76,25 @@ func merge(cmd *cobra.Command, file string, flags Config) (Completed, error) {
 	if cmd.Flags().Changed("dev") {
 		cfg.Dev = flags.Dev
 	}
+	c, k := &cfg.Cluster, &flags.Cluster
 	for _, s := range []struct {
 		from string
 		to   *string
-	}{{flags.Data, &cfg.Data}, {flags.Listen, &cfg.Listen}, {flags.LogLevel, &cfg.LogLevel}, {flags.LogFormat, &cfg.LogFormat}} {
+	}{
+		{flags.Data, &cfg.Data}, {flags.Listen, &cfg.Listen}, {flags.LogLevel, &cfg.LogLevel}, {flags.LogFormat, &cfg.LogFormat},
+		{flags.Node, &cfg.Node}, {string(flags.Store), (*string)(&cfg.Store)}, {k.Gossip, &c.Gossip}, {k.Actors, &c.Actors},
+		{k.Advertise, &c.Advertise}, {k.Zone, &c.Zone}, {k.CAFile, &c.CAFile}, {k.CertFile, &c.CertFile}, {k.KeyFile, &c.KeyFile},
+		{k.GossipKeyFile, &c.GossipKeyFile},
+	} {
 		if s.from != "" {
 			*s.to = s.from
 		}
+	}
+	if len(k.Join) > 0 {
+		c.Join = k.Join
+	}
+	if len(k.Roles) > 0 {
+		c.Roles = k.Roles
 	}
 	return cfg.Complete()
 }

@@ -1,0 +1,145 @@
+package node
+
+import (
+	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
+	"errors"
+	"os"
+
+	"google.golang.org/protobuf/proto"
+
+	"granary.dev/granary/actors"
+	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/cluster"
+	"granary.dev/granary/cluster/protocol"
+	"granary.dev/granary/cluster/transport"
+	"granary.dev/granary/gateway"
+	"granary.dev/granary/gateway/auth"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
+	"granary.dev/granary/storage/embedded"
+	"granary.dev/granary/storage/postgres"
+)
+
+// store is everything durable of a node.
+type store interface {
+	journal.Store
+	journal.BlobStore
+	journal.ChunkStore
+	Close() error
+}
+
+// openStore opens the database or, without one, the data folder, and the
+// authority that knows credentials.
+func (n *Node) openStore(ctx context.Context) error {
+	var err error
+	if n.cfg.shared() {
+		n.database, err = postgres.Open(ctx, postgres.Config{URL: postgres.Secret(n.cfg.Store), Logger: n.log, LeaseTTL: n.cfg.Cluster.Lease})
+		n.store = n.database
+	} else {
+		n.store, err = embedded.Open(ctx, embedded.Config{Dir: n.cfg.Data, Logger: n.log})
+	}
+	if err != nil {
+		n.store = nil
+		return err
+	}
+	n.push("store", func(context.Context) error { return n.store.Close() })
+	return n.openAuthority(ctx)
+}
+
+// openAuthority reads the signing key from its file, or from the store: all
+// development servers on one database know each other's tokens.
+func (n *Node) openAuthority(ctx context.Context) error {
+	var key []byte
+	var err error
+	if n.cfg.sharedKey() {
+		if key, err = n.database.Secret(ctx, "dev-signing-key", auth.NewKeyPEM); err != nil {
+			return err
+		}
+		n.auth, err = auth.FromPEM(key)
+	} else {
+		if n.auth, err = auth.Open(n.cfg.Auth.KeyFile); err != nil {
+			return err
+		}
+		key, err = os.ReadFile(n.cfg.Auth.KeyFile)
+	}
+	if err != nil {
+		return err
+	}
+	// All nodes that share the signing key share the key of upload tokens.
+	n.uploads, err = hkdf.Key(sha256.New, key, nil, "granary upload tokens 1", 32)
+	return err
+}
+
+// kinds are the grains a node hosts.
+func (n *Node) kinds() []cluster.Kind {
+	return []cluster.Kind{
+		{Name: actors.KindTenant, New: n.grains.New,
+			Request: func() proto.Message { return &nodev1.TenantCall{} }, Reply: func() proto.Message { return &nodev1.TenantReply{} }},
+		{Name: actors.KindKB, New: n.grains.New,
+			Request: func() proto.Message { return &nodev1.KnowledgeBaseCall{} }, Reply: func() proto.Message { return &nodev1.KnowledgeBaseReply{} }},
+	}
+}
+
+// sharing is how the node takes part in a cluster; nil when it is alone.
+func (n *Node) sharing(waker *actors.Waker) (*cluster.Shared, error) {
+	if !n.cfg.shared() {
+		return nil, nil
+	}
+	k := &n.cfg.Cluster
+	out := &cluster.Shared{Store: n.database, Errors: actors.ErrorCodec{}, Listen: k.Actors, Zone: k.Zone, Version: version(),
+		Routes: !n.cfg.is(roleHost), Timing: n.cfg.timing(), Changed: waker.Kick, TenantKind: actors.KindTenant,
+		Gossip: cluster.GossipConfig{Bind: k.Gossip, Join: k.Join, Keys: n.cfg.gossip}}
+	var err error
+	if k.CertFile != "" {
+		if out.ClientTLS, out.ServerTLS, err = transport.TLSConfig(k.CAFile, k.CertFile, k.KeyFile, n.log); err != nil {
+			return nil, err
+		}
+	}
+	var errs [3]error
+	if out.Advertise = k.AdvertiseActors; out.Advertise == "" {
+		out.Advertise, errs[0] = n.cfg.advertised(k.Actors)
+	}
+	if out.Gossip.Advertise = k.AdvertiseGossip; out.Gossip.Advertise == "" {
+		out.Gossip.Advertise, errs[1] = n.cfg.advertised(k.Gossip)
+	}
+	if n.listener != nil {
+		out.API, errs[2] = n.cfg.advertised(n.listener.Addr().String())
+	}
+	return out, errors.Join(errs[:]...)
+}
+
+// ownership tells grains of the node's lease and placement.
+type ownership struct{ node *cluster.Node } // set before the first grain is made
+
+// Claim implements actors.Ownership.
+func (o *ownership) Claim(id journal.Identity) (journal.Claim, bool) {
+	r, ok := o.node.Right(cluster.Identity{Kind: id.Kind, Tenant: id.Tenant, ID: id.ID})
+	return journal.Claim{Node: r.Node, View: r.View, Since: r.Since, SinceTime: r.SinceTime}, ok
+}
+
+// Lease implements actors.Ownership.
+func (o *ownership) Lease() (uint64, bool) { return o.node.Lease() }
+
+// Lone implements actors.Ownership.
+func (o *ownership) Lone() bool { return o.node.Lone() }
+
+// Outdated implements actors.Ownership.
+func (o *ownership) Outdated() { o.node.Outdated() }
+
+var _ gateway.Verifier = (*auth.Authority)(nil)
+
+// View is the view of the cluster this node acts on; the zero view when it is alone.
+func (n *Node) View() protocol.View { return n.cluster.View() }
+
+// Owner is the name of the node that a knowledge base is placed on.
+func (n *Node) Owner(tenant, kb string) string {
+	p, err := n.cluster.Placement(cluster.Identity{Kind: actors.KindKB, Tenant: tenant, ID: kb})
+	if err != nil {
+		return ""
+	}
+	return p.Owner
+}
+
+// Leave gives the node's share to the others; it goes on serving clients.
+func (n *Node) Leave(ctx context.Context) error { return n.cluster.Leave(ctx) }
