@@ -49,6 +49,7 @@ type Client struct {
 	codec   codec
 	buffers *bufferPool
 	spare   *pendings
+	backoff time.Duration // the longest; tests make it shorter
 
 	self   atomic.Pointer[string]
 	onView atomic.Pointer[func(addr string, version int64)]
@@ -64,7 +65,8 @@ func NewClient(cfg Config) *Client {
 	cfg = cfg.withDefaults()
 	c := &Client{
 		cfg: cfg, logger: cfg.Logger, codec: newCodec(),
-		buffers: new(bufferPool), spare: new(pendings), peers: map[string]*peer{},
+		buffers: new(bufferPool), spare: new(pendings),
+		backoff: maxBackoff, peers: map[string]*peer{},
 	}
 	c.SetSelf(cfg.Self)
 	return c

@@ -21,10 +21,10 @@ func decodeBatch(b []byte, entry, part func([]byte) error, number func(uint64)) 
 		b = b[n:]
 		var value []byte
 		var one uint64
-		switch {
-		case kind == protowire.BytesType:
+		switch kind {
+		case protowire.BytesType:
 			value, n = protowire.ConsumeBytes(b)
-		case kind == protowire.VarintType:
+		case protowire.VarintType:
 			one, n = protowire.ConsumeVarint(b)
 		default:
 			n = protowire.ConsumeFieldValue(field, kind, b)

@@ -15,11 +15,11 @@ const (
 	// or reply: names, and the text of an error.
 	entryBytes = 256 << 10
 
-	// streamWindow and connWindow let a stream carry 10 Gbit/s at a round trip
+	// streamWindow and connWindow let a stream carry 4 Gbit/s at a round trip
 	// of 1 ms. They are fixed because grpc-go's estimator costs pings, and grows
 	// windows until small messages wait behind megabytes of large ones.
-	streamWindow = 1 << 20
-	connWindow   = 2 << 20
+	streamWindow = 512 << 10
+	connWindow   = 1 << 20
 
 	maxHeaderBytes = 64 << 10
 	// maxStreams bounds what a peer may run beside its calls: pings and

@@ -98,7 +98,7 @@ func (l *link) begin(p *pending, call *nodev1.Call) (refusal *nodev1.Reply, sent
 		l.mu.Unlock()
 		return nil, false, l.err
 	}
-	if len(l.waiting) >= l.limits.inFlight || l.held+size > l.limits.held || l.out.held+size > l.limits.held {
+	if len(l.waiting) >= l.limits.inFlight || l.held+size > l.limits.held || l.out.held > l.limits.held {
 		l.mu.Unlock()
 		return nil, true, fmt.Errorf("transport: %s: %w", l.addr, ErrFull)
 	}
@@ -158,7 +158,10 @@ func (l *link) remove(p *pending) {
 func (l *link) write() {
 	for {
 		l.mu.Lock()
-		buf := l.out.take()
+		var buf *[]byte
+		if l.err == nil { // else calls were already told that they were not sent
+			buf = l.out.take()
+		}
 		l.mu.Unlock()
 		if buf == nil {
 			select {
@@ -203,28 +206,32 @@ func (l *link) end(err error) {
 	l.ticker.Stop()
 	calls := l.waiting
 	l.waiting = nil
-	taken := l.out.taken
+	notSent := fmt.Errorf("transport: %s: %w: %w", l.addr, ErrNotSent, err)
+	lost := fmt.Errorf("transport: %s: %w: %w", l.addr, ErrLost, err)
+	for _, p := range calls {
+		p.reply, p.err = nil, lost
+		if l.neverSent(p) {
+			p.err = notSent
+		}
+	}
 	l.mu.Unlock()
 
 	l.ended(l)
 	for _, p := range calls {
-		p.reply, p.err = nil, fmt.Errorf("transport: %s: %w: %w", l.addr, l.fate(p, taken), err)
 		p.ready <- struct{}{}
 	}
 	l.cancel()
 }
 
-// fate tells what a call without an answer may have become, when taken messages
-// were on the way.
-func (l *link) fate(p *pending, taken uint64) error {
+// neverSent tells that no handler can have had a call that has no answer: its
+// last byte was not yet to be written, or the server has answered all it took.
+// The caller holds the lock.
+func (l *link) neverSent(p *pending) bool {
 	message := p.message
 	if p.large != nil {
 		message = p.large.message
 	}
-	if l.inOrder || message == 0 || message > taken {
-		return ErrNotSent
-	}
-	return ErrLost
+	return l.inOrder || message == 0 || message > l.out.taken
 }
 
 // tick counts the silence of a node that calls wait for.

@@ -122,7 +122,7 @@ func (p *peer) failed(cause error) {
 	if p.failures == 0 {
 		p.client.logger.Info("cannot reach node", "addr", p.addr, "error", cause)
 	}
-	wait := maxBackoff
+	wait := p.client.backoff
 	if p.failures < 5 { // 10 ms doubled five times is above the maximum
 		wait = min(wait, firstBackoff<<p.failures)
 	}
@@ -140,7 +140,7 @@ func (p *peer) ended(l *link) {
 	if !p.up.CompareAndSwap(l, nil) || p.gone != nil {
 		return
 	}
-	if time.Since(l.since) < maxBackoff {
+	if time.Since(l.since) < p.client.backoff {
 		p.failed(l.err)
 		return
 	}

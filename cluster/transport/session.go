@@ -49,7 +49,7 @@ type incomingCall struct {
 	answered  bool
 }
 
-func newSession(s *Server, ctx context.Context) *session {
+func newSession(ctx context.Context, s *Server) *session {
 	return &session{
 		server: s, ctx: ctx, out: newOutbox(s.buffers), calls: map[uint64]*incomingCall{},
 		eased: make(chan struct{}, 1), pausedAt: s.cfg.MaxHeld / 2,
@@ -58,7 +58,7 @@ func newSession(s *Server, ctx context.Context) *session {
 
 // calls serves one stream.
 func (s *Server) calls(stream grpc.ServerStream) error {
-	one := newSession(s, stream.Context())
+	one := newSession(stream.Context(), s)
 	if !s.addSession(one) {
 		return status.Error(codes.Unavailable, "the node stops")
 	}
