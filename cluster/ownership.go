@@ -34,8 +34,6 @@ func (n *Node) Lease() (term uint64, ok bool) {
 	return l.Term, l.Valid(bootClock(), n.shared.cfg.Timing)
 }
 
-// Lone tells that no other node shares the store.
-func (n *Node) Lone() bool { return n.shared == nil }
 
 // Outdated tells the node that the store holds a view it does not know.
 func (n *Node) Outdated() {

@@ -121,8 +121,8 @@ func (o *ownership) Claim(id journal.Identity) (journal.Claim, bool) {
 // Lease implements actors.Ownership.
 func (o *ownership) Lease() (uint64, bool) { return o.node.Lease() }
 
-// Lone implements actors.Ownership.
-func (o *ownership) Lone() bool { return o.node.Lone() }
+// Lone implements actors.Ownership: a node that is alone has no ownership to ask.
+func (o *ownership) Lone() bool { return false }
 
 // Outdated implements actors.Ownership.
 func (o *ownership) Outdated() { o.node.Outdated() }
