@@ -23,7 +23,7 @@ import (
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
 )
 
-func TestMain(m *testing.M) { nodetest.Main(m) }
+func TestMain(m *testing.M) { nodetest.Main(m, pg.Close) }
 
 func createKB(t *testing.T, s *nodetest.Server, id string) *granaryv1.KnowledgeBase {
 	t.Helper()

@@ -132,6 +132,9 @@ var _ gateway.Verifier = (*auth.Authority)(nil)
 // View is the view of the cluster this node acts on; the zero view when it is alone.
 func (n *Node) View() protocol.View { return n.cluster.View() }
 
+// Self names this life of the node in the cluster.
+func (n *Node) Self() protocol.NodeID { return n.cluster.Self() }
+
 // Owner is the name of the node that a knowledge base is placed on.
 func (n *Node) Owner(tenant, kb string) string {
 	p, err := n.cluster.Placement(cluster.Identity{Kind: actors.KindKB, Tenant: tenant, ID: kb})

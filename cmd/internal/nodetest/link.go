@@ -1,6 +1,8 @@
 package nodetest
 
 import (
+	"errors"
+	"io"
 	"net"
 	"sync"
 	"testing"
@@ -12,6 +14,7 @@ import (
 type Link struct {
 	to string
 	l  net.Listener
+	wg sync.WaitGroup
 
 	mu    sync.Mutex
 	conns map[net.Conn]struct{}
@@ -20,8 +23,16 @@ type Link struct {
 	done  bool
 }
 
-// NewLink makes a way to an address; its own address is Addr.
+// NewLink makes a way to an address until the test ends; its own address is Addr.
 func NewLink(t testing.TB, to string) *Link {
+	t.Helper()
+	k := newLink(t, to)
+	t.Cleanup(k.close)
+	return k
+}
+
+// newLink is NewLink for whoever closes it himself.
+func newLink(t testing.TB, to string) *Link {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -29,18 +40,18 @@ func NewLink(t testing.TB, to string) *Link {
 	}
 	k := &Link{to: to, l: l, conns: make(map[net.Conn]struct{}), held: make(chan struct{})}
 	close(k.held)
-	var wg sync.WaitGroup
-	wg.Go(func() { k.accept(&wg) })
-	t.Cleanup(func() {
-		k.mu.Lock()
-		k.done = true
-		k.mu.Unlock()
-		k.Release()
-		_ = l.Close()
-		k.drop()
-		wg.Wait()
-	})
+	k.wg.Go(k.accept)
 	return k
+}
+
+func (k *Link) close() {
+	k.mu.Lock()
+	k.done = true
+	k.mu.Unlock()
+	k.Release()
+	_ = k.l.Close()
+	k.drop()
+	k.wg.Wait()
 }
 
 // Addr is where to dial.
@@ -72,7 +83,11 @@ func (k *Link) Mend() {
 func (k *Link) Hold() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.held = make(chan struct{})
+	select {
+	case <-k.held:
+		k.held = make(chan struct{})
+	default: // those that wait must still hear of the release
+	}
 }
 
 // Release lets bytes pass again, those that were held first.
@@ -100,6 +115,7 @@ func (k *Link) drop() {
 	}
 }
 
+// add keeps a connection that may pass; another one is closed.
 func (k *Link) add(c net.Conn) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -111,48 +127,66 @@ func (k *Link) add(c net.Conn) bool {
 	return true
 }
 
-func (k *Link) accept(wg *sync.WaitGroup) {
+func (k *Link) remove(conns ...net.Conn) {
+	for _, c := range conns {
+		_ = c.Close()
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range conns {
+		delete(k.conns, c)
+	}
+}
+
+func (k *Link) accept() {
 	for {
 		in, err := k.l.Accept()
 		if err != nil {
 			return
 		}
-		if !k.add(in) {
-			continue
-		}
-		k.mu.Lock()
-		to := k.to
-		k.mu.Unlock()
-		out, err := net.Dial("tcp", to)
-		if err != nil || !k.add(out) {
-			_ = in.Close()
-			continue
-		}
-		for _, way := range [2][2]net.Conn{{in, out}, {out, in}} {
-			wg.Go(func() { k.pass(way[0], way[1]) })
+		if k.add(in) {
+			k.wg.Go(func() { k.join(in) })
 		}
 	}
 }
 
-// pass copies one way until either side ends, and then ends both.
+// join connects the far side, and passes bytes both ways until either ends.
+func (k *Link) join(in net.Conn) {
+	k.mu.Lock()
+	to := k.to
+	k.mu.Unlock()
+	out, err := net.Dial("tcp", to)
+	if err != nil || !k.add(out) {
+		k.remove(in)
+		return
+	}
+	var both sync.WaitGroup
+	both.Go(func() { k.pass(in, out) })
+	both.Go(func() { k.pass(out, in) })
+	both.Wait()
+	k.remove(in, out)
+}
+
+// pass copies one way until its side ends. An orderly end is passed on behind the
+// bytes, so that what a client sent before it gave up still arrives, however late.
 func (k *Link) pass(from, to net.Conn) {
-	defer func() {
-		_, _ = from.Close(), to.Close()
-		k.mu.Lock()
-		delete(k.conns, from)
-		k.mu.Unlock()
-	}()
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
 		<-k.gate()
 		if n > 0 {
 			if _, err := to.Write(buf[:n]); err != nil {
+				break
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			if half, ok := to.(*net.TCPConn); ok && half.CloseWrite() == nil {
 				return
 			}
 		}
 		if err != nil {
-			return // io.EOF and all others alike
+			break
 		}
 	}
+	_, _ = from.Close(), to.Close()
 }
