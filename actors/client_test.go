@@ -9,23 +9,53 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"granary.dev/granary/actors"
 	"granary.dev/granary/actors/kb"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
+	"granary.dev/granary/storage/embedded"
 )
 
 // client speaks with one knowledge base as the gateway does.
 type client struct {
-	w  *world
+	w  *world // of a node alone
+	p  *peer  // of one of several
 	t  *testing.T
 	id string
 }
 
 // kb gives a client of a knowledge base that need not exist.
 func (w *world) kb(id string) *client { return &client{w: w, t: w.t, id: id} }
+
+// kb gives a client that speaks with this node.
+func (p *peer) kb(id string) *client { return &client{p: p, t: p.t, id: id} }
+
+// created creates a knowledge base by way of this node.
+func (p *peer) created(id string) *client {
+	p.t.Helper()
+	c := p.kb(id)
+	if _, err := c.create(); err != nil {
+		p.t.Fatalf("create %s: %v", id, err)
+	}
+	return c
+}
+
+func (c *client) send(ctx context.Context, m proto.Message) (proto.Message, error) {
+	if c.p != nil {
+		return c.p.Ask(ctx, actors.KindKB, tenant, c.id, m)
+	}
+	return c.w.ask(ctx, actors.KindKB, c.id, m)
+}
+
+func (c *client) disk() *embedded.Store {
+	if c.p != nil {
+		return c.p.r.disk
+	}
+	return c.w.disk
+}
 
 // created creates a knowledge base with small chunks.
 func (w *world) created(id string) *client {
@@ -55,7 +85,7 @@ func (c *client) callCtx(ctx context.Context, m *nodev1.KnowledgeBaseCall) (*nod
 	if m.Header == nil {
 		m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester"}
 	}
-	r, err := c.w.ask(ctx, actors.KindKB, c.id, m)
+	r, err := c.send(ctx, m)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +106,7 @@ func keyed(m *nodev1.KnowledgeBaseCall, key string) *nodev1.KnowledgeBaseCall {
 // upload stores bytes as the gateway does before it adds a document.
 func (c *client) upload(text string) *nodev1.SourceRef {
 	c.t.Helper()
-	w, err := c.w.disk.CreateBlob(context.Background(), tenant)
+	w, err := c.disk().CreateBlob(context.Background(), tenant)
 	if err != nil {
 		c.t.Fatal(err)
 	}

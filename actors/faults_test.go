@@ -69,6 +69,7 @@ func (f *faults) hashes() []string {
 func (f *faults) run(o op, do func() error) error {
 	f.mu.Lock()
 	f.calls[o.name]++
+	f.calls[o.name+"/"+o.grain.Kind]++
 	h := f.hooks[o.name]
 	burnt := o.name != "DueWakeups" && f.burn() // looks at the clock, not at the work
 	f.mu.Unlock()

@@ -168,8 +168,8 @@ func (a *asker) Ask(ctx context.Context, kind, tenant, id string, m proto.Messag
 	if err == nil {
 		return reply, nil
 	}
-	if own, ok := errors.AsType[*kb.Error](err); ok {
-		return nil, own
+	if _, ok := errors.AsType[*kb.Error](err); ok {
+		return nil, err
 	}
 	e, ok := errors.AsType[*cluster.Error](err)
 	switch {

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
@@ -59,6 +61,11 @@ func textCall(id string) *nodev1.KnowledgeBaseCall {
 
 func eventsCall(after int64) *nodev1.KnowledgeBaseCall {
 	return &nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_ReadEvents{ReadEvents: &nodev1.ReadEvents{AfterRevision: after}}}
+}
+
+func watchCall(after int64, wait time.Duration) *nodev1.KnowledgeBaseCall {
+	return &nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_ReadEvents{
+		ReadEvents: &nodev1.ReadEvents{AfterRevision: after, Wait: durationpb.New(wait)}}}
 }
 
 func removeCall(id string) *nodev1.KnowledgeBaseCall {
