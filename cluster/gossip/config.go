@@ -104,12 +104,15 @@ func setDefault(d *time.Duration, v time.Duration) {
 
 const (
 	// suspicion is how many probe intervals a member has to refute that it is gone.
-	suspicion = 4
+	suspicion = 3
 	// patience is by how much that is stretched while other nodes have not
 	// confirmed it, in clusters big enough for that (above 3).
 	patience = 2
 	// backOff is how far a node stretches its own probes when it is itself late.
 	backOff = 4
+	// toTheDead is how long a dead member is told of its death, to refute it;
+	// until then it counts as one of those that could confirm another's.
+	toTheDead = 5 * time.Second
 	// exchangeTimeout bounds each step of an exchange of all state with one peer.
 	exchangeTimeout = 3 * time.Second
 	exchangeEvery   = 15 * time.Second
@@ -125,7 +128,7 @@ func (c *completed) memberlist(t *transport, m *members, d memberlist.Delegate, 
 
 		ProbeInterval: c.Probe, ProbeTimeout: c.Probe / 2, IndirectChecks: 3,
 		SuspicionMult: suspicion, SuspicionMaxTimeoutMult: patience, AwarenessMaxMultiplier: backOff,
-		GossipInterval: c.Probe / 2, GossipNodes: 3, RetransmitMult: 4, GossipToTheDeadTime: 30 * time.Second,
+		GossipInterval: c.Probe / 2, GossipNodes: 3, RetransmitMult: 4, GossipToTheDeadTime: toTheDead,
 		PushPullInterval: exchangeEvery, TCPTimeout: exchangeTimeout,
 		HandoffQueueDepth: 4096, UDPBufferSize: 1400, QueueCheckInterval: time.Minute,
 

@@ -40,7 +40,12 @@ func TestOneSeedIsEnoughForFiveMembersToKnowEachOther_A2(t *testing.T) {
 }
 
 func TestLeaveCrashAndRejoinUnderANewBootAreNoticed_A2(t *testing.T) {
-	all := five(t, nil)
+	addr := fixedAddr(t)
+	all := five(t, func(i int, c *Config) {
+		if i == 3 {
+			c.Bind = addr
+		}
+	})
 	awaitAll(t, all, fiveAlive)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -54,7 +59,7 @@ func TestLeaveCrashAndRejoinUnderANewBootAreNoticed_A2(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitAll(t, all[:3], "n1#a=alive n2#a=alive n3#a=alive n4#a=dead n5#a=left")
-	again := start(t, Config{ID: "n4#b", Bind: all[3].Addr(), Join: []string{all[0].Addr()}, Meta: Meta{Zone: "second"}})
+	again := start(t, Config{ID: "n4#b", Bind: addr, Join: []string{all[0].Addr()}, Meta: Meta{Zone: "second"}})
 	awaitAll(t, all[:3], "n1#a=alive n2#a=alive n3#a=alive n4#a=dead n4#b=alive n5#a=left")
 	m := all[1].Members()
 	if old, young := find(m, "n4#a"), find(m, "n4#b"); old.Meta.Zone != "" || young.Meta.Zone != "second" {
@@ -72,9 +77,9 @@ func TestRestartAtTheSameAddressEndsTheFormerBootAtOnce_A2(t *testing.T) {
 		return start(t, Config{ID: id, Bind: bind, Join: join, Probe: 20 * time.Second, Retry: 100 * time.Millisecond})
 	}
 	a := slow("n1#a", "127.0.0.1:0")
-	b := slow("n2#a", "127.0.0.1:0", a.Addr())
+	addr := fixedAddr(t)
+	b := slow("n2#a", addr, a.Addr())
 	await(t, a, "n2#a", state("n2#a", Alive))
-	addr := b.Addr()
 	b.transport.cancel() // as a crash: nobody is told, and the port is free
 	_ = b.transport.Shutdown()
 	slow("n2#b", addr, a.Addr())
@@ -213,10 +218,10 @@ func process(t testing.TB, id, seed string, probe time.Duration) (kill func()) {
 }
 
 func TestStopFreesThePortAtOnceAndIsIdempotent(t *testing.T) {
-	g := start(t, Config{ID: "n1#a"})
+	addr := fixedAddr(t)
+	g := start(t, Config{ID: "n1#a", Bind: addr})
 	other := start(t, Config{ID: "n2#a", Join: []string{g.Addr()}})
 	awaitAll(t, []*Gossip{g, other}, "n1#a=alive n2#a=alive")
-	addr := g.Addr()
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {

@@ -2,9 +2,11 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/signal"
 	"slices"
@@ -188,4 +190,21 @@ func (n *network) place(g *Gossip, side int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.side[g.Addr()] = side
+}
+
+// fixedAddr gives an address to bind again and again: connections that others
+// open from ports of the kernel's choice, and their remains, do not get in the way.
+func fixedAddr(t testing.TB) string {
+	t.Helper()
+	for range 100 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(10000))
+		if tcp, udp, err := listen(t.Context(), addr); err == nil {
+			if err := errors.Join(tcp.Close(), udp.Close()); err != nil {
+				t.Fatal(err)
+			}
+			return addr
+		}
+	}
+	t.Fatal("no free port")
+	return ""
 }

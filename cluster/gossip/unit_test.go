@@ -7,7 +7,9 @@ import (
 	"math"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -163,36 +165,40 @@ func TestAnnouncementsAreRateLimited(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var told []time.Duration
-		begin := time.Now()
-		a.update = func() { told = append(told, time.Since(begin)) }
-		done := make(chan struct{})
-		go func() { defer close(done); a.run(t.Context()) }()
+		told := make(chan time.Time, 100)
+		a.update = func() { told <- time.Now() }
+		go a.run(t.Context())
 		say := func(change func(*announcement)) {
 			if err := a.set(change); err != nil {
 				t.Error(err)
 			}
 		}
-		for i := range 100 { // a second of new views, every 10 ms
+		var begin time.Time
+		expect := func(what string, want ...time.Duration) {
+			t.Helper()
+			synctest.Wait()
+			var got []time.Duration
+			for len(told) > 0 {
+				got = append(got, (<-told).Sub(begin))
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: told at %v, want %v", what, got, want)
+			}
+		}
+		begin = time.Now()
+		for i := range 90 { // a new view every 10 ms
 			say(func(x *announcement) { x.View = int64(i + 1) })
 			time.Sleep(10 * time.Millisecond)
 		}
-		if len(told) != 1 || told[0] != 500*time.Millisecond {
-			t.Errorf("told at %v", told)
-		}
-		time.Sleep(time.Second) // the last one is told
-		if len(told) != 2 {
-			t.Errorf("told at %v", told)
-		}
+		time.Sleep(time.Second)
+		expect("views", 500*time.Millisecond, time.Second)
 		time.Sleep(time.Minute)
-		begin, told = time.Now(), nil
-		say(func(x *announcement) { x.Draining = true }) // at once, as nothing was said for long
+		begin = time.Now()
+		say(func(x *announcement) { x.Draining = true })
 		synctest.Wait()
-		say(func(x *announcement) { x.Load = loadStep / 2 }) // may wait
+		say(func(x *announcement) { x.Load = loadStep / 2 })
 		time.Sleep(loadEvery + time.Second)
-		if len(told) != 2 || told[0] != 0 || told[1] != loadEvery {
-			t.Errorf("told at %v", told)
-		}
+		expect("a drain after silence, and a little load", 0, loadEvery)
 	})
 }
 
@@ -232,11 +238,14 @@ func TestLibraryCannotFillTheLog(t *testing.T) {
 func TestSeedsAreTriedUntilTheyAreMembers_A2(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newMembers("me#1", quiet())
+		var mu sync.Mutex
 		var tried []string
 		reachable := map[string]bool{}
 		s := &seeds{self: netip.MustParseAddrPort("10.0.0.9:7"), members: l, log: quiet(),
 			aliases: map[netip.AddrPort]time.Time{}, failing: map[netip.AddrPort]bool{},
 			join: func(addr string) error {
+				mu.Lock()
+				defer mu.Unlock()
 				tried = append(tried, addr)
 				if !reachable[addr] {
 					return errors.New("nobody there")
@@ -254,15 +263,18 @@ func TestSeedsAreTriedUntilTheyAreMembers_A2(t *testing.T) {
 		expect := func(after time.Duration, want string) {
 			t.Helper()
 			time.Sleep(after)
-			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
 			if got := strings.Join(tried, " "); got != want {
 				t.Errorf("tried %q, want %q", got, want)
 			}
 			tried = nil
 		}
-		expect(0, "10.0.0.1:7 10.0.0.2:7")
+		expect(time.Second, "10.0.0.1:7 10.0.0.2:7") // between two rounds from here on
 		l.NotifyJoin(node(t, "n1#a", "10.0.0.1:7", announcement{started: began}))
+		mu.Lock()
 		reachable["10.0.0.2:7"] = true // answers, but it is a balancer
+		mu.Unlock()
 		expect(2*time.Second, "10.0.0.2:7")
 		expect(aliasPause-4*time.Second, "")
 		expect(4*time.Second, "10.0.0.2:7")
