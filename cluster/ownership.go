@@ -34,7 +34,6 @@ func (n *Node) Lease() (term uint64, ok bool) {
 	return l.Term, l.Valid(bootClock(), n.shared.cfg.Timing)
 }
 
-
 // Outdated tells the node that the store holds a view it does not know.
 func (n *Node) Outdated() {
 	if n.shared != nil {
