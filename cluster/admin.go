@@ -168,7 +168,7 @@ func (n *Node) description() *nodev1.NodeDescription {
 	if out.LeaseValid = lease.Valid(bootClock(), s.cfg.Timing); lease.Held {
 		out.LeaseAgeMillis = (bootClock() - lease.Sent).Milliseconds()
 	}
-	out.Load, out.Pending = s.vitals.load(), s.pending.Load()
+	out.Load, out.Pending = s.load(), s.pending.Load()
 	out.Lapses, out.Evictions = s.lapses.Load(), s.evictions.Load()
 	out.Problems = s.problems()
 	out.Healthy = len(out.GetProblems()) == 0
@@ -199,15 +199,6 @@ func (s *sharing) phase() string {
 		}
 	}
 	return "outside"
-}
-
-// Load is the share of its processors this node uses, averaged over seconds; 0
-// on a node that is alone, which nobody asks.
-func (n *Node) Load() float64 {
-	if n.shared == nil {
-		return 0
-	}
-	return n.shared.vitals.load()
 }
 
 // forgetGone drops the connections to members that are gone, which fails what

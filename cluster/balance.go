@@ -10,7 +10,6 @@ import (
 )
 
 const (
-	balanceEvery = 5 * time.Second
 	// latencyWeight is how much the newest round trip counts in the average.
 	latencyWeight = 0.3
 )
@@ -59,7 +58,7 @@ func (s *sharing) relieve(now *standing) {
 	if !now.serving || now.view.Moving() || s.vitals.healthy() && time.Since(s.changedAt()) < s.cfg.Settle {
 		return
 	}
-	for _, m := range s.plan(now, load, movesAtOnce, coolDown) {
+	for _, m := range s.plan(now, load, movesAtOnce, s.cfg.CoolDown) {
 		s.log.Info("a tenant is relocated", slog.String("tenant", m.Tenant), slog.String("to", m.To), slog.String("why", m.Why))
 		if err := s.carryOut(s.ctx, m); err != nil {
 			s.log.Warn("a tenant was not relocated", slog.String("tenant", m.Tenant), slog.Any("error", err))
@@ -70,7 +69,7 @@ func (s *sharing) relieve(now *standing) {
 // balance looks at the cluster every few seconds: how far the others are, how
 // this node is, and whether some of its tenants should live elsewhere.
 func (s *sharing) balance() {
-	t := time.NewTicker(balanceEvery)
+	t := time.NewTicker(s.cfg.BalanceEvery)
 	defer t.Stop()
 	for {
 		select {

@@ -87,7 +87,7 @@ func (s *sharing) meta(view int64, draining bool) gossip.Meta {
 		roles = roles[:1]
 	}
 	return gossip.Meta{Actors: s.addr, API: s.cfg.API, Roles: roles, Zone: s.cfg.Zone, Version: s.cfg.Version,
-		Draining: draining, Healthy: s.vitals.healthy(), Load: s.vitals.load(), View: view}
+		Draining: draining, Healthy: s.vitals.healthy(), Load: s.load(), View: view}
 }
 
 // hints passes on what gossip says: who may be gone, and who acts on a later view.

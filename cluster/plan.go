@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"math"
 	"strings"
 	"time"
 
@@ -10,8 +11,7 @@ import (
 )
 
 const (
-	movesAtOnce = 2               // tenants a node relocates in one look
-	coolDown    = 2 * time.Minute // how long a tenant stays where it came
+	movesAtOnce = 2 // tenants a node relocates in one look
 	// rebalanceMost is how many a node relocates when an operator asks for it.
 	rebalanceMost = 20
 )
@@ -28,7 +28,7 @@ func (s *sharing) shares() map[string]float64 {
 		calls[a.id.Tenant] += n
 		total += n
 	})
-	load := s.vitals.load()
+	load := s.load()
 	for tenant, n := range calls {
 		if total > 0 {
 			calls[tenant] = load * n / total
@@ -38,21 +38,58 @@ func (s *sharing) shares() map[string]float64 {
 	return calls
 }
 
+// load is how loaded this node is.
+func (s *sharing) load() float64 {
+	if s.cfg.Load != nil {
+		return s.cfg.Load()
+	}
+	return s.vitals.load()
+}
+
 // plan asks the rules which tenants should leave this node.
 func (s *sharing) plan(now *standing, shares map[string]float64, most int, stay time.Duration) []protocol.Move {
 	in := protocol.PlanInput{Node: s.node.cfg.Name, Candidates: s.candidates(now), Most: most, CoolDown: stay}
+	homes := s.homes(now, in.Candidates)
+	idle := ""
 	for tenant, load := range shares {
 		id := Identity{Kind: s.cfg.TenantKind, Tenant: tenant, ID: tenant}
-		h := protocol.Hosted{Tenant: tenant, Load: load, Placed: time.Since(now.tenures.Of(id).CommittedAt),
-			Locality: map[string]float64{in.Node: 1}}
-		if now.place.Overridden(tenant) {
-			if home, ok := now.place.Home(id.Hash()); ok {
-				h.Home = home.Name
-			}
+		in.Tenants = append(in.Tenants, protocol.Hosted{Tenant: tenant, Home: homes[tenant], Load: load,
+			Placed: time.Since(now.tenures.Of(id).CommittedAt), Locality: map[string]float64{in.Node: 1}})
+		if now.place.Overridden(tenant) && homes[tenant] == "" && in.Tenants[len(in.Tenants)-1].Placed >= stay {
+			idle = tenant
 		}
-		in.Tenants = append(in.Tenants, h)
 	}
-	return protocol.PlanMoves(in)
+	moves := protocol.PlanMoves(in)
+	if len(moves) == 0 && idle != "" {
+		// All it has in memory would be here by the table too: the override does
+		// nothing any more.
+		moves = append(moves, protocol.Move{Tenant: idle, From: in.Node, To: in.Node, Back: true, Why: protocol.WhyHome})
+	}
+	return moves
+}
+
+// homes gives for each tenant that an override has brought here the node that
+// would feel it most if the tenant went home: the most loaded of those where the
+// table has one of its active grains. A tenant has grains on many nodes by the table.
+func (s *sharing) homes(now *standing, all []protocol.Candidate) map[string]string {
+	load := make(map[string]float64, len(all))
+	for _, c := range all {
+		load[c.Node] = c.Load
+		if !c.Healthy {
+			load[c.Node] = math.Inf(1)
+		}
+	}
+	out := make(map[string]string)
+	s.node.registry.each(func(a *activation) {
+		if !now.place.Overridden(a.id.Tenant) {
+			return
+		}
+		home, ok := now.place.Home(a.hash)
+		if was := out[a.id.Tenant]; ok && home.Name != s.node.cfg.Name && (was == "" || load[home.Name] > load[was]) {
+			out[a.id.Tenant] = home.Name
+		}
+	})
+	return out
 }
 
 // candidates are the live members as gossip describes them. One that gossip does
@@ -71,11 +108,11 @@ func (s *sharing) candidates(now *standing) []protocol.Candidate {
 			continue
 		}
 		c := protocol.Candidate{Node: m.Name, Latency: s.far.get(m.NodeID)}
-		if t := told[m.NodeID.String()]; t != nil {
+		if t := told[m.String()]; t != nil {
 			c.Healthy, c.Load = t.Healthy, t.Load
 		}
 		if m.NodeID == now.self {
-			c.Healthy, c.Load = s.vitals.healthy(), s.vitals.load()
+			c.Healthy, c.Load = s.vitals.healthy(), s.load()
 		}
 		out = append(out, c)
 	}

@@ -49,14 +49,20 @@ type Shared struct {
 
 	// Problems tells what is wrong with this node; nil or an empty answer: nothing.
 	Problems func() []string
+	// Load tells how loaded this node is, 0 to 1; nil: the share of the processors
+	// it uses, averaged over seconds.
+	Load func() float64
 	// Changed is called after each change of the view this node acts on, from a
 	// goroutine that must not be held up.
 	Changed func()
-	// TenantKind is the kind of grain there is one of per tenant, whose place by
-	// the table is where the tenant is at home.
+	// TenantKind is the kind of grain there is one of per tenant.
 	TenantKind string
 	// Settle is how long nobody relocates tenants after the view changed: 30 s.
 	Settle time.Duration
+	// CoolDown is how long a relocated tenant stays where it came: 2 min.
+	CoolDown time.Duration
+	// BalanceEvery is how often a node looks whether tenants should move: 5 s.
+	BalanceEvery time.Duration
 }
 
 // GossipConfig says how nodes find each other.
@@ -82,8 +88,13 @@ func (s *Shared) complete(name string, kinds map[string]*Kind) error {
 	if s.Table == (protocol.TableConfig{}) {
 		s.Table = protocol.DefaultTableConfig()
 	}
-	if s.Settle == 0 {
-		s.Settle = 30 * time.Second
+	for _, d := range []struct {
+		at  *time.Duration
+		def time.Duration
+	}{{&s.Settle, 30 * time.Second}, {&s.CoolDown, 2 * time.Minute}, {&s.BalanceEvery, 5 * time.Second}} {
+		if *d.at == 0 {
+			*d.at = d.def
+		}
 	}
 	if err := s.Timing.Validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)

@@ -37,7 +37,6 @@ type authority struct {
 	leases map[protocol.NodeID]protocol.LeaseRow
 	owners map[cluster.Identity]protocol.OwnerRow
 	acts   int
-	wrong  []string // broken invariants
 }
 
 func newAuthority() *authority {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -69,9 +70,17 @@ type load struct {
 // begin starts one client for each of grains; each counts alone, so that it knows
 // what it must read.
 func begin(t testing.TB, grains int, through func() []*member) *load {
-	l := &load{stop: make(chan struct{})}
+	var ids []cluster.Identity
 	for g := range grains {
-		l.wg.Go(func() { l.client(t, kb(fmt.Sprintf("kb-%d", g)), g, through) })
+		ids = append(ids, kb(fmt.Sprintf("kb-%d", g)))
+	}
+	return beginOn(t, ids, through)
+}
+
+func beginOn(t testing.TB, ids []cluster.Identity, through func() []*member) *load {
+	l := &load{stop: make(chan struct{})}
+	for i, id := range ids {
+		l.wg.Go(func() { l.client(t, id, i, through) })
 	}
 	return l
 }
@@ -263,4 +272,57 @@ func TestNodesOfOtherRulesStayOut_I11(t *testing.T) {
 	if err := n.Stop(deadline(t, 10*time.Second)); err != nil {
 		t.Error(err)
 	}
+}
+
+func TestAnOverloadedNodeGivesTenantsAwayAndTakesThemBack_B2_B3(t *testing.T) {
+	a := newAuthority()
+	loads := map[string]*atomic.Uint64{"n1": {}, "n2": {}}
+	set := func(name string, percent uint64) { loads[name].Store(percent) }
+	set("n1", 20)
+	set("n2", 20)
+	gossipAt := freeAddr(t)
+	start := func(name, bind string) *member {
+		return join(t, a, name, func(c *cluster.Config) {
+			c.Shared.Gossip = cluster.GossipConfig{Bind: bind, Join: []string{gossipAt}}
+			c.Shared.Load = func() float64 { return float64(loads[name].Load()) / 100 }
+			c.Shared.TenantKind = "kb"
+			c.Shared.Settle, c.Shared.CoolDown, c.Shared.BalanceEvery = time.Second, time.Second, 200*time.Millisecond
+		})
+	}
+	n1, n2 := start("n1", gossipAt), start("n2", "127.0.0.1:0")
+	settled(t, n1, n2)
+	var ids []cluster.Identity
+	for i := range 16 {
+		ids = append(ids, cluster.Identity{Kind: "kb", Tenant: fmt.Sprintf("tenant-%d", i), ID: "notes"})
+	}
+	l := beginOn(t, ids, func() []*member { return []*member{n1, n2} })
+	await(t, "both host something", func() bool { return len(n1.Activations()) > 0 && len(n2.Activations()) > 0 })
+	set("n1", 95)
+	guests := func() (n int) {
+		for _, o := range n2.View().Overrides {
+			if o.Node != "n2" {
+				t.Errorf("%s went to %s", o.Tenant, o.Node)
+			}
+			n++
+		}
+		return n
+	}
+	await(t, "tenants leave the overloaded node", func() bool { return guests() >= 2 })
+	set("n1", 10)
+	set("n2", 30)
+	await(t, "they go home when there is room", func() bool { return guests() == 0 })
+	l.end(t, a)
+	if l.failed.Load() > 0 {
+		t.Errorf("%d calls failed", l.failed.Load())
+	}
+}
+
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
 }
