@@ -1,5 +1,5 @@
-// Package bench measures Node.Ask beside protoactor's own cluster.Request on
-// one node, in one run. It is a package of its own because protoactor's cluster
+// Package bench measures Node.Ask: beside protoactor's own cluster.Request on one
+// node, and from node to node beside grpc-go, in one run. It is a package of its own because protoactor's cluster
 // leaves goroutines behind, which the tests of package cluster do not allow.
 //
 //	go test -run xxx -bench . -benchtime 5x ./cluster/bench
@@ -112,20 +112,21 @@ func median(v []float64) float64 {
 	return v[len(v)/2]
 }
 
+// echo is a grain that answers what it is asked.
+func echo(ctx actor.Context) {
+	switch m := ctx.Message().(type) {
+	case call:
+		m.Reply(m.Request(), nil)
+	case cluster.DrainRequest:
+		ctx.Stop(ctx.Self())
+	}
+}
+
 // granary is one node with one echo grain.
 func granary(b *testing.B) func(context.Context, proto.Message) error {
 	n, err := cluster.New(cluster.Config{
 		Name: "node-1", Logger: slog.New(slog.DiscardHandler),
-		Kinds: []cluster.Kind{{Name: "kb", New: func(_, _, _ string) actor.Actor {
-			return actor.ReceiveFunc(func(ctx actor.Context) {
-				switch m := ctx.Message().(type) {
-				case call:
-					m.Reply(m.Request(), nil)
-				case cluster.DrainRequest:
-					ctx.Stop(ctx.Self())
-				}
-			})
-		}}},
+		Kinds: []cluster.Kind{{Name: "kb", New: func(_, _, _ string) actor.Actor { return actor.ReceiveFunc(echo) }}},
 	})
 	if err != nil {
 		b.Fatal(err)

@@ -2,11 +2,15 @@
 // performance goals) and idle tenants (P5). It builds the store, the grains and
 // the cluster in process, as a node does, with two parts replaced: an embedder
 // of fixed cost, and a journal that tells of each committed event. It also plays
-// the placement of knowledge bases on clusters of many nodes (P6).
+// the placement of knowledge bases on clusters of many nodes (P6), and runs the
+// real program in several processes: how much more they do (P6), and how long a
+// killed one is missed (P7).
 //
 //	go run ./cmd/internal/bench p3 -docs 2000 -kbs 1,10,100,1000
 //	go run ./cmd/internal/bench p5 -tenants 10000
 //	go run ./cmd/internal/bench placement -nodes 3,10,100,1000
+//	go run ./cmd/internal/bench scale -granary bin/granary -sizes 1,2,3,4,8
+//	go run ./cmd/internal/bench failover -granary bin/granary -sizes 3,5 -kills 10
 //	go run ./cmd/internal/bench large -docs 1000
 //	go test -run xxx -bench . ./cluster/bench | go run ./cmd/internal/bench report
 //
@@ -54,6 +58,10 @@ func run(ctx context.Context, args []string) error {
 			return p5(ctx, args[1:])
 		case "placement":
 			return placement(ctx, args[1:])
+		case "scale":
+			return scale(ctx, args[1:])
+		case "failover":
+			return failover(ctx, args[1:])
 		case "large":
 			return large(ctx, args[1:])
 		case "report":
@@ -63,7 +71,7 @@ func run(ctx context.Context, args []string) error {
 			return nil
 		}
 	}
-	return errors.New("usage: bench p3|p5|placement|large|report|header [flags]")
+	return errors.New("usage: bench p3|p5|placement|scale|failover|large|report|header [flags]")
 }
 
 // header begins the table.

@@ -59,17 +59,25 @@ func parsePlacement(args []string) (f placementFlags, err error) {
 	if err := fs.Parse(args); err != nil {
 		return f, err
 	}
-	for _, s := range strings.Split(*nodes, ",") {
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 2 {
-			return f, fmt.Errorf("-nodes: %q is no number above 1", s)
-		}
-		f.nodes = append(f.nodes, n)
+	if f.nodes, err = sizesOf(*nodes, 2); err != nil {
+		return f, err
 	}
 	if f.kbs < 1 || f.changes < 1 {
 		return f, fmt.Errorf("-kbs and -changes must be above 0")
 	}
 	return f, nil
+}
+
+// sizesOf reads numbers of nodes, each at least so many.
+func sizesOf(list string, least int) (sizes []int, err error) {
+	for _, s := range strings.Split(list, ",") {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < least {
+			return nil, fmt.Errorf("%q is no number from %d on", s, least)
+		}
+		sizes = append(sizes, n)
+	}
+	return sizes, nil
 }
 
 // benchKB is one of ten knowledge bases of a tenant.

@@ -99,6 +99,9 @@ func (r *result) alone() {
 	case m["ask/s"] > 0:
 		row(r.name, fmt.Sprintf("%.0f asks/s, %s CPU each", m["ask/s"], nanos(m["ask-cpu-ns"])),
 			fmt.Sprintf("protoactor %.0f/s, %s CPU", m["protoactor/s"], nanos(m["protoactor-cpu-ns"])), fmt.Sprintf("%.1f ×", m["x"]), setting())
+	case m["remote-ask/s"] > 0:
+		row(r.name, fmt.Sprintf("%.0f asks/s, %s CPU each", m["remote-ask/s"], nanos(m["remote-ask-cpu-ns"])),
+			fmt.Sprintf("grpc-go unary %.0f/s, %s CPU", m["unary/s"], nanos(m["unary-cpu-ns"])), fmt.Sprintf("%.2f of its CPU", m["x-cpu"]), setting())
 	case m["grouped/s"] > 0:
 		row(r.name, fmt.Sprintf("%.0f appends/s, %.1f a commit", m["grouped/s"], m["ops/commit"]),
 			fmt.Sprintf("one commit each %.0f/s", m["single/s"]), fmt.Sprintf("%.1f ×", m["ratio"]), setting())
