@@ -1,0 +1,366 @@
+//go:build unix
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"granary.dev/granary/storage/pgtest"
+)
+
+// clusterOptions say what kind of cluster a test needs.
+type clusterOptions struct {
+	nodes  int
+	seed   uint64
+	spaces bool // each node and PostgreSQL in a network namespace of its own
+	fsync  bool // of PostgreSQL
+}
+
+// cluster is a private PostgreSQL and some processes of the real binary.
+type cluster struct {
+	seed    uint64
+	dir     string
+	pg      *pgtest.Server
+	network *network // nil on loopback addresses
+	members []*member
+
+	pgMu sync.Mutex // a Server's methods are not for concurrent use
+	url  string     // of the database
+
+	mu        sync.Mutex
+	surprises []string // what no process should have done
+}
+
+// member is one node's place: its name, addresses and data outlive its processes.
+type member struct {
+	cluster      *cluster
+	index        int
+	name, data   string
+	api          string
+	args         []string
+	dial         func(ctx context.Context, network, addr string) (net.Conn, error)
+	log          *os.File
+	probe        *http.Client
+	within       func(func() error) error // runs in the member's network namespace
+	mu           sync.Mutex
+	cmd          *exec.Cmd
+	ended        chan struct{}
+	expectToFail bool
+}
+
+// newCluster starts PostgreSQL and all nodes, and waits until they are ready.
+func newCluster(t *testing.T, o clusterOptions) *cluster {
+	t.Helper()
+	c := &cluster{seed: o.seed, dir: t.TempDir()}
+	if o.spaces {
+		c.network = newNetwork(t, o.nodes)
+	}
+	c.startPostgres(t, o)
+	for i := range o.nodes {
+		c.members = append(c.members, c.newMember(t, i))
+	}
+	t.Cleanup(func() { c.finish(t) })
+	for _, m := range c.members {
+		if err := m.start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	defer cancel()
+	for _, m := range c.members {
+		if err := m.awaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+func (c *cluster) startPostgres(t *testing.T, o clusterOptions) {
+	t.Helper()
+	options := pgtest.Options{TCP: true, Fsync: o.fsync}
+	within := func(do func() error) error { return do() }
+	if c.network != nil {
+		options.Settings = []string{"listen_addresses=127.0.0.1," + c.network.address(postgresHost)}
+		within = c.network.within(postgresHost)
+	}
+	err := within(func() (err error) {
+		c.pg, err = pgtest.Start(context.WithoutCancel(t.Context()), options)
+		return err
+	})
+	pgtest.SkipWithout(t, err)
+	t.Cleanup(func() {
+		if err := c.pg.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	c.url = c.pg.URL("postgres")
+	if c.network != nil {
+		c.url = strings.Replace(c.url, "127.0.0.1", c.network.address(postgresHost), 1)
+		c.allowNetwork(t)
+	}
+}
+
+// newMember lays out a node: fixed ports, so that it comes back where it was.
+func (c *cluster) newMember(t *testing.T, i int) *member {
+	t.Helper()
+	m := &member{cluster: c, index: i, name: fmt.Sprintf("n%d", i+1), data: filepath.Join(c.dir, fmt.Sprintf("n%d", i+1)),
+		dial: (&net.Dialer{Timeout: 2 * time.Second}).DialContext, within: func(do func() error) error { return do() }}
+	if err := os.MkdirAll(m.data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.args = []string{"serve", "--dev", "--data", m.data, "--node", m.name, "--store", c.url}
+	if c.network == nil {
+		m.api = freePort(t)
+		gossip := freePort(t)
+		m.args = append(m.args, "--listen", m.api, "--gossip", gossip, "--actors", freePort(t), "--join", c.seeds(gossip))
+	} else {
+		m.api, m.dial, m.within = "127.0.0.1:8080", c.network.dialer(m.name), c.network.within(m.name)
+		host := c.network.address(m.name)
+		m.args = append(m.args, "--listen", m.api, "--gossip", host+":7946", "--actors", host+":7947", "--join", c.network.address("n1")+":7946")
+		m.args = append(m.args, c.network.certificates(t, m.name)...)
+	}
+	m.probe = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DialContext: m.dial, DisableKeepAlives: true}}
+	log, err := os.Create(filepath.Join(c.dir, m.name+".log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.log = log
+	return m
+}
+
+// seeds is the gossip address of the first member; mine if I am the first.
+func (c *cluster) seeds(mine string) string {
+	if len(c.members) == 0 {
+		return mine
+	}
+	args := c.members[0].args
+	for i, a := range args {
+		if a == "--gossip" {
+			return args[i+1]
+		}
+	}
+	return mine
+}
+
+// freePort gives a loopback address whose port the kernel does not hand out by
+// itself, so that it is still free when a node comes back.
+func freePort(t *testing.T) string {
+	t.Helper()
+	for range 200 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 20000+rand.IntN(12000))
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		u, err := net.ListenPacket("udp", addr)
+		_ = l.Close()
+		if err == nil {
+			_ = u.Close()
+			return addr
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// start runs the binary.
+func (m *member) start() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cmd != nil {
+		return fmt.Errorf("%s runs already", m.name)
+	}
+	_, _ = fmt.Fprintf(m.log, "=== %s start\n", time.Now().UTC().Format(time.RFC3339Nano))
+	cmd := exec.Command(binary, m.args...)
+	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = m.log, m.log, childAttributes()
+	if err := m.within(cmd.Start); err != nil {
+		return fmt.Errorf("start %s: %w", m.name, err)
+	}
+	ended := make(chan struct{})
+	m.cmd, m.ended, m.expectToFail = cmd, ended, false
+	go func() {
+		err := cmd.Wait()
+		m.mu.Lock()
+		if !m.expectToFail {
+			m.cluster.surprise("%s ended by itself: %v", m.name, err)
+		}
+		m.cmd = nil
+		m.mu.Unlock()
+		close(ended)
+	}()
+	return nil
+}
+
+func (c *cluster) surprise(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.surprises = append(c.surprises, time.Now().UTC().Format("15:04:05.000 ")+fmt.Sprintf(format, args...))
+}
+
+// signal sends a signal to the process; last says that it should end of it.
+func (m *member) signal(s syscall.Signal, last bool) (ended <-chan struct{}, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.cmd == nil {
+		return nil, fmt.Errorf("%s does not run", m.name)
+	}
+	m.expectToFail = m.expectToFail || last
+	_, _ = fmt.Fprintf(m.log, "=== %s signal %v\n", time.Now().UTC().Format(time.RFC3339Nano), s)
+	return m.ended, m.cmd.Process.Signal(s)
+}
+
+// kill ends the process the hard way.
+func (m *member) kill() error {
+	ended, err := m.signal(syscall.SIGKILL, true)
+	if err == nil {
+		<-ended
+	}
+	return err
+}
+
+// stopTime is how long an orderly stop may take: requests, grains, membership.
+const stopTime = 30 * time.Second
+
+// stop asks the process to end in the orderly way; it must, in good time.
+func (m *member) stop() (took time.Duration, err error) {
+	begin := time.Now()
+	m.mu.Lock()
+	cmd := m.cmd
+	m.mu.Unlock()
+	ended, err := m.signal(syscall.SIGTERM, true)
+	if err != nil {
+		return 0, err
+	}
+	select {
+	case <-ended:
+	case <-time.After(stopTime):
+		m.cluster.surprise("%s did not stop within %v", m.name, stopTime)
+		return time.Since(begin), m.kill()
+	}
+	if code := cmd.ProcessState.ExitCode(); code != 0 {
+		m.cluster.surprise("%s stopped with exit code %d", m.name, code)
+	}
+	return time.Since(begin), nil
+}
+
+// ready asks the node whether it should get requests.
+func (m *member) ready(ctx context.Context) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.api+"/ready", nil)
+	if err != nil {
+		return err
+	}
+	res, err := m.probe.Do(r)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	body, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
+	if res.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", res.Status, bytes.TrimSpace(body))
+	}
+	return nil
+}
+
+func (m *member) running() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.cmd != nil
+}
+
+// awaitReady polls until the node is ready, ctx ends, or the process does.
+func (m *member) awaitReady(ctx context.Context) error {
+	for {
+		err := m.ready(ctx)
+		if err == nil {
+			return nil
+		}
+		if !m.running() {
+			return fmt.Errorf("%s ended instead of being ready: %w", m.name, err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is not ready: %w", m.name, err)
+		case <-time.After(50 * time.Millisecond): // polling another process
+		}
+	}
+}
+
+// trouble are lines of a node's log that no fault excuses.
+var trouble = regexp.MustCompile(`(?m)^(panic:|fatal error:|WARNING: DATA RACE)|msg="internal error"|grain panicked`)
+
+// finish ends all processes and reports what they should not have done.
+func (c *cluster) finish(t *testing.T) {
+	for _, m := range c.members {
+		_, _ = m.signal(syscall.SIGCONT, false)
+		if err := m.kill(); err != nil && m.running() {
+			t.Error(err)
+		}
+		m.probe.CloseIdleConnections()
+	}
+	c.checkLogs(t)
+	for _, m := range c.members {
+		_ = m.log.Close()
+	}
+	if t.Failed() {
+		c.keepLogs(t)
+	}
+}
+
+// checkLogs wants no crash and no secret in the nodes' logs.
+func (c *cluster) checkLogs(t *testing.T) {
+	c.mu.Lock()
+	surprises := c.surprises
+	c.mu.Unlock()
+	for _, s := range surprises {
+		t.Error(s)
+	}
+	for _, m := range c.members {
+		raw, err := os.ReadFile(m.log.Name())
+		if err != nil {
+			t.Error(err)
+		}
+		for i, found := range trouble.FindAllIndex(raw, -1) {
+			if i < 3 {
+				end := min(len(raw), found[0]+2000)
+				t.Errorf("log of %s: %s", m.name, raw[found[0]:end])
+			}
+		}
+		if bytes.Contains(raw, []byte(c.pg.Password())) {
+			t.Errorf("the log of %s has the password of the store", m.name)
+		}
+	}
+}
+
+// keepLogs copies the logs of a failed test to where they outlive it.
+func (c *cluster) keepLogs(t *testing.T) {
+	dir, err := os.MkdirTemp("", "granary-chaos-logs-")
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, m := range c.members {
+		raw, err := os.ReadFile(m.log.Name())
+		if err = errors.Join(err, os.WriteFile(filepath.Join(dir, m.name+".log"), raw, 0o600)); err != nil {
+			t.Error(err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+		t.Logf("end of the log of %s:\n%s", m.name, strings.Join(lines[max(0, len(lines)-15):], "\n"))
+	}
+	t.Logf("the nodes' logs are kept in %s", dir)
+}
