@@ -46,6 +46,10 @@ fuzz: ## Fuzz everything that reads bytes from outside, FUZZTIME each (default 2
 sim: ## Play a million schedules of the ownership protocol (SCHEDULES)
 	@deploy/sim.sh
 
+.PHONY: chaos
+chaos: ## Kill, freeze and cut off nodes a thousand times under load, check everything (CHAOS_FAULTS)
+	@deploy/chaos.sh
+
 .PHONY: vet
 vet: ## go vet
 	$(GO) vet ./...

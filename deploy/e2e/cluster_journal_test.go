@@ -100,6 +100,22 @@ func (c *cluster) signingKey(t *testing.T) []byte {
 	return nil
 }
 
+// view names the members by the store, and everyone who was given up or left.
+func (c *cluster) view(t *testing.T) (text string) {
+	t.Helper()
+	pool, err := c.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	err = pool.QueryRow(t.Context(), `SELECT 'version ' || version || ', active ' || array_to_string(active, ' ') || ', gone ' ||
+		coalesce((SELECT string_agg(node || ' ' || final, ', ' ORDER BY node) FROM node_lease WHERE final <> ''), 'none') FROM cluster_view`).Scan(&text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
 // event is a row of a journal.
 type event struct {
 	seq       int64

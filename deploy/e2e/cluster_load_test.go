@@ -85,7 +85,9 @@ type worker struct {
 	number int
 	random *rand.Rand
 	count  int
-	node   int // the next one to ask
+	node   int       // the last one asked
+	only   action    // what it does; "": a mix
+	front  *balancer // chooses the node and repeats only what was never sent; nil: see perform
 }
 
 // run works until stop is closed; the operation under way is finished.
@@ -104,6 +106,9 @@ func (w *worker) run(ctx context.Context, stop <-chan struct{}) {
 
 // next chooses an operation.
 func (w *worker) next() *op {
+	if w.only != "" {
+		return w.newOp(w.only)
+	}
 	actions := []struct {
 		action action
 		weight int
@@ -177,7 +182,7 @@ func (w *worker) perform(ctx context.Context, o *op) {
 func (w *worker) attempt(ctx context.Context, o *op) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Duration(2000+w.random.IntN(5000))*time.Millisecond)
 	defer cancel()
-	w.node = (w.node + 1) % len(w.client.http)
+	w.node = w.front.next(w.node, len(w.client.http))
 	method, req, res := w.request(o)
 	o.tries++
 	o.last = w.load.history.now()
@@ -202,7 +207,7 @@ func (w *worker) attempt(ctx context.Context, o *op) bool {
 		o.loose = true
 	}
 	o.reason = t.why()
-	return false
+	return o.loose && w.front != nil
 }
 
 // refusals are the only ones each action may meet.
