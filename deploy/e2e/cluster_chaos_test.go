@@ -59,6 +59,7 @@ type chaos struct {
 	whys    map[string]int
 	states  map[string]int // of documents at the ends of rounds
 	settled []time.Duration
+	streams int
 	served  []time.Duration // from the end of the faults to the first write of each knowledge base
 }
 
@@ -102,6 +103,7 @@ func (ch *chaos) round(number, faults int) {
 	ctx := ch.t.Context()
 	l := newLoad(fmt.Sprintf("r%d", number), 120*time.Millisecond)
 	bases, workers := ch.workers(ctx, l)
+	followers, unfollow := ch.follow(ctx, l, bases, workers)
 	stop, drained := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(drained)
@@ -120,7 +122,8 @@ func (ch *chaos) round(number, faults int) {
 	close(stop)
 	<-drained
 	ch.settle(ctx, l, bases, workers, calm)
-	found := ch.cluster.checkAll(ctx, l, bases)
+	found := ch.cluster.checkAll(ctx, l, bases, followers)
+	unfollow()
 	for i, w := range append(found.wrong, l.broken...) {
 		if i < 10 {
 			ch.t.Errorf("round %d: %s", number, w)
@@ -149,6 +152,25 @@ func (ch *chaos) workers(ctx context.Context, l *load) (bases []*shared, workers
 		}
 	}
 	return bases, workers
+}
+
+// follow starts a follower of each knowledge base; end them with the returned function.
+func (ch *chaos) follow(ctx context.Context, l *load, bases []*shared, workers []*worker) (map[base]*follower, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	out := make(map[base]*follower)
+	for i, s := range bases {
+		f := &follower{base: s.base, client: workers[i*chaosClients].client, begun: l}
+		out[s.base] = f
+		wg.Go(func() { f.run(ctx) })
+	}
+	return out, func() {
+		cancel()
+		wg.Wait()
+		for _, f := range out {
+			ch.streams += f.streams
+		}
+	}
 }
 
 // create makes a worker's knowledge base, in calm.
@@ -206,8 +228,10 @@ func (ch *chaos) settle(ctx context.Context, l *load, bases []*shared, workers [
 	for i, s := range bases {
 		w := workers[i*chaosClients]
 		var open []string
+		var states map[string]int
 		for {
-			open = ch.unended(ctx, w)
+			open, states = ch.unended(ctx, w)
+			open = append(open, ch.owners.owes(s.base)...)
 			if len(open) == 0 || time.Duration(l.history.now()-calm) > settleTime {
 				break
 			}
@@ -217,6 +241,12 @@ func (ch *chaos) settle(ctx context.Context, l *load, bases []*shared, workers [
 		if len(open) > 0 {
 			ch.t.Errorf("%s: stranded %v after the last fault: %s", s.base, settleTime, strings.Join(open, "; "))
 		}
+		for state, n := range states {
+			ch.states[state] += n
+			if state != "READY" && state != "QUARANTINED" {
+				ch.t.Errorf("%s: %d documents ended as %s", s.base, n, state)
+			}
+		}
 		for range ch.cluster.members { // the next node each time
 			w.perform(ctx, w.newOp(actRead))
 			w.perform(ctx, w.newOp(actList))
@@ -225,32 +255,26 @@ func (ch *chaos) settle(ctx context.Context, l *load, bases []*shared, workers [
 	}
 }
 
-// unended lists the documents of a knowledge base that are still worked on.
-func (ch *chaos) unended(ctx context.Context, w *worker) (open []string) {
+// unended lists the documents of a knowledge base that are still worked on, and
+// how the others ended.
+func (ch *chaos) unended(ctx context.Context, w *worker) (open []string, states map[string]int) {
 	o := w.newOp(actList)
 	method, req, _ := w.request(o)
 	res := &granaryv1.ListDocumentsResponse{}
 	ctx, cancel := context.WithTimeout(ctx, opTime)
 	defer cancel()
 	if t := w.until(ctx, method, o.id, req, res); t.verdict() != verdictOK {
-		return []string{fmt.Sprintf("%v %s", t.err, t.answer)}
+		return []string{fmt.Sprintf("%v %s", t.err, t.answer)}, nil
 	}
-	states := make(map[string]int)
+	states = make(map[string]int)
 	for _, d := range res.GetDocuments() {
 		if !ended(d) {
 			open = append(open, fmt.Sprintf("%s %s attempt %d %v", d.GetName(), d.GetState(), d.GetAttempts(), d.GetError()))
+			continue
 		}
 		states[outcome(d)]++
 	}
-	if len(open) == 0 {
-		for s, n := range states {
-			ch.states[s] += n
-			if s != "READY" && s != "QUARANTINED" {
-				ch.t.Errorf("%s: %d documents ended as %s", w.shared.base, n, s)
-			}
-		}
-	}
-	return open
+	return open, states
 }
 
 func (ch *chaos) count(l *load, f findings) {
@@ -283,6 +307,7 @@ func (ch *chaos) report() {
 	fmt.Fprintf(&b, "histories        %d with %d operations checked for linearizability\n", f.histories, f.operations)
 	fmt.Fprintf(&b, "writes           %d acknowledged; %d without an answer, of which %d had been applied\n", f.acked, f.unknown, f.landed)
 	fmt.Fprintf(&b, "searches         %d compared with the journal at their revision\n", f.searches)
+	fmt.Fprintf(&b, "events           %d streamed over %d streams, gapless and as in the journals\n", f.streamed, ch.streams)
 	fmt.Fprintf(&b, "owners           %d acquisitions seen in %d looks\n", ch.owners.changes, ch.owners.looks)
 	fmt.Fprintf(&b, "documents        %s\n", table(ch.states))
 	fmt.Fprintf(&b, "after the faults %s\n", quantiles("first write of each knowledge base", ch.served))

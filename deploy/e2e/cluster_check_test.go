@@ -23,7 +23,7 @@ type findings struct {
 	histories, operations int
 	acked, unknown        int // writes
 	landed                int // unknown writes that the journal has
-	searches              int
+	searches, streamed    int
 	wrong                 []string
 }
 
@@ -38,6 +38,7 @@ func (f *findings) add(o findings) {
 	f.unknown += o.unknown
 	f.landed += o.landed
 	f.searches += o.searches
+	f.streamed += o.streamed
 	f.wrong = append(f.wrong, o.wrong...)
 }
 
@@ -86,7 +87,7 @@ func (f *findings) checkWrite(o *op, applied []event) {
 		f.wrongf("%s was refused (%s) and is applied at %d", o.id, o.reason, applied[0].seq)
 	}
 	for _, e := range applied {
-		if want := clientEvents[e.kind]; want != o.action && !(want == actSet && o.action == actSwap) {
+		if want := clientEvents[e.kind]; want != o.action && (want != actSet || o.action != actSwap) {
 			f.wrongf("%s, a %s, is in the journal as %s", o.id, o.action, e.kind)
 		}
 	}
@@ -215,7 +216,8 @@ func (j *journal) at(when time.Time) int64 {
 }
 
 // checkAll reads the journals of a load's knowledge bases and checks them.
-func (c *cluster) checkAll(ctx context.Context, l *load, bases []*shared) findings {
+// Followers of some of them, if any, are checked too.
+func (c *cluster) checkAll(ctx context.Context, l *load, bases []*shared, followers map[base]*follower) findings {
 	var total findings
 	pool, err := c.connect(ctx)
 	if err != nil {
@@ -230,6 +232,10 @@ func (c *cluster) checkAll(ctx context.Context, l *load, bases []*shared) findin
 			continue
 		}
 		total.add(checkBase(s.base, s.begin, byBase[s.base], j, l.history.begin))
+		if f := followers[s.base]; f != nil {
+			total.wrong = append(total.wrong, f.check(ctx, j)...)
+			total.streamed += int(f.reached())
+		}
 	}
 	return total
 }

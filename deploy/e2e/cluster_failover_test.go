@@ -97,7 +97,7 @@ func (tr *traffic) finish() {
 	close(tr.stop)
 	tr.running.Wait()
 	tr.owners.end()
-	found := tr.cluster.checkAll(tr.t.Context(), tr.load, tr.bases)
+	found := tr.cluster.checkAll(tr.t.Context(), tr.load, tr.bases, nil)
 	for i, w := range append(append(append(found.wrong, tr.broken...), tr.owners.violated...), tr.leaks.found...) {
 		if i < 10 {
 			tr.t.Error(w)

@@ -183,6 +183,7 @@ func readJournal(ctx context.Context, pool *pgxpool.Pool, b base) (*journal, err
 
 // ownership watches the owner rows: who wrote them says who owned what when.
 type ownership struct {
+	pool *pgxpool.Pool
 	stop context.CancelFunc
 	done chan struct{}
 
@@ -209,10 +210,9 @@ func (c *cluster) watchOwners(t *testing.T) *ownership {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &ownership{stop: cancel, done: make(chan struct{}), last: make(map[string]ownerRow)}
+	w := &ownership{pool: pool, stop: cancel, done: make(chan struct{}), last: make(map[string]ownerRow)}
 	go func() {
 		defer close(w.done)
-		defer pool.Close()
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
 		for {
@@ -220,7 +220,7 @@ func (c *cluster) watchOwners(t *testing.T) *ownership {
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				w.look(ctx, pool)
+				w.look(ctx)
 			}
 		}
 	}()
@@ -231,13 +231,14 @@ func (c *cluster) watchOwners(t *testing.T) *ownership {
 func (w *ownership) end() {
 	w.stop()
 	<-w.done
+	w.pool.Close()
 }
 
 // look reads the rows in one snapshot; a store that restarts is looked at later.
-func (w *ownership) look(ctx context.Context, pool *pgxpool.Pool) {
+func (w *ownership) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	rows, err := pool.Query(ctx, "SELECT tenant || '/' || kind || '/' || id, epoch, activation, node, head, released FROM owner")
+	rows, err := w.pool.Query(ctx, "SELECT tenant || '/' || kind || '/' || id, epoch, activation, node, head, released FROM owner")
 	if err != nil {
 		return
 	}
@@ -276,6 +277,21 @@ func (w *ownership) compare(grain string, now ownerRow) {
 		!same && now.activation == was.activation:
 		w.violated = append(w.violated, fmt.Sprintf("%s: %+v became %+v", grain, was, now))
 	}
+}
+
+// owes says what the store knows of unfinished work of a knowledge base.
+func (w *ownership) owes(b base) []string {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var n int
+	err := w.pool.QueryRow(ctx, "SELECT count(*) FROM wakeups WHERE tenant = $1 AND kind = 'kb' AND id = $2", b.tenant, b.kb).Scan(&n)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if n > 0 {
+		return []string{"a wake-up is set"}
+	}
+	return nil
 }
 
 // owners gives the node name of each knowledge base's last owner.
