@@ -4,8 +4,10 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -60,7 +62,9 @@ func (f *follower) stream(ctx context.Context, node int) {
 	for {
 		m, err := stream.Receive()
 		if err != nil {
-			if code := connect.CodeOf(err); code == connect.CodeInvalidArgument || code == connect.CodeNotFound || code == connect.CodeInternal {
+			remote, ok := errors.AsType[*connect.Error](err)
+			wrong := []connect.Code{connect.CodeInvalidArgument, connect.CodeNotFound, connect.CodeInternal}
+			if ok && remote.IsRemote() && slices.Contains(wrong, remote.Code()) {
 				f.begun.breaks("following %s: %v", f.base, err)
 			}
 			return
