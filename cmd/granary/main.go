@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"granary.dev/granary/cmd/internal/certs"
 	"granary.dev/granary/cmd/internal/cli"
 	"granary.dev/granary/cmd/internal/node"
 )
@@ -21,6 +22,6 @@ func run() int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second ^C ends the process at once
 	env := cli.OSEnv()
-	env.ExtraCommands = []*cobra.Command{node.ServeCommand(), node.TokenCommand(), node.ParseWorkerCommand()}
+	env.ExtraCommands = []*cobra.Command{node.ServeCommand(), node.TokenCommand(), certs.Command(), node.ParseWorkerCommand()}
 	return cli.Execute(ctx, cli.Root(env))
 }
