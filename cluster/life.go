@@ -40,8 +40,8 @@ type life struct {
 
 // relocation is somebody who waits for a tenant to be placed.
 type relocation struct {
-	tenant, node string
-	done         chan error // one place
+	protocol.Relocate
+	done chan error // one place
 }
 
 // errPosted says that a life was over before it took what was posted.
@@ -68,7 +68,7 @@ func (s *sharing) live() error {
 			l.step(in)
 		case r := <-l.wishes:
 			l.waits = append(l.waits, r)
-			l.step(protocol.Relocate{Tenant: r.tenant, Node: r.node})
+			l.step(r.Relocate)
 		case <-s.poke:
 			l.step(protocol.Newer{Version: s.newer.Load()})
 		case <-l.gossip.changed():
@@ -167,7 +167,7 @@ func (l *life) carryOut(o protocol.Output) {
 	case protocol.JoinRefused:
 		l.refused(o.Why)
 	case protocol.RelocateRefused:
-		l.settleRelocation(o.Tenant, o.Node, o.Why)
+		l.settleRelocation(o.Relocate, o.Why)
 	}
 }
 

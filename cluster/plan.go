@@ -52,10 +52,14 @@ func (s *sharing) plan(now *standing, shares map[string]float64, most int, stay 
 	homes := s.homes(now, in.Candidates)
 	idle := ""
 	for tenant, load := range shares {
+		o, guest := now.view.Override(tenant)
+		if guest && !o.Auto && s.vitals.healthy() {
+			continue // an operator wants it here
+		}
 		id := Identity{Kind: s.cfg.TenantKind, Tenant: tenant, ID: tenant}
 		in.Tenants = append(in.Tenants, protocol.Hosted{Tenant: tenant, Home: homes[tenant], Load: load,
 			Placed: time.Since(now.tenures.Of(id).CommittedAt), Locality: map[string]float64{in.Node: 1}})
-		if now.place.Overridden(tenant) && homes[tenant] == "" && in.Tenants[len(in.Tenants)-1].Placed >= stay {
+		if guest && homes[tenant] == "" && in.Tenants[len(in.Tenants)-1].Placed >= stay {
 			idle = tenant
 		}
 	}
@@ -81,7 +85,7 @@ func (s *sharing) homes(now *standing, all []protocol.Candidate) map[string]stri
 	}
 	out := make(map[string]string)
 	s.node.registry.each(func(a *activation) {
-		if !now.place.Overridden(a.id.Tenant) {
+		if o, guest := now.view.Override(a.id.Tenant); !guest || !o.Auto {
 			return
 		}
 		home, ok := now.place.Home(a.hash)
@@ -127,7 +131,7 @@ func (s *sharing) carryOut(ctx context.Context, m protocol.Move) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, relocateTime)
 	defer cancel()
-	return s.relocate(ctx, m.Tenant, to)
+	return s.relocate(ctx, protocol.Relocate{Tenant: m.Tenant, Node: to, Auto: true})
 }
 
 // relocateTime bounds how long the view may take to say so.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
 
 	"granary.dev/granary/cluster/protocol"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
@@ -17,10 +16,11 @@ func (n *Node) Relocate(ctx context.Context, tenant, node string) error {
 	if n.shared == nil {
 		return ErrLone
 	}
-	return n.shared.relocate(ctx, tenant, node)
+	return n.shared.relocate(ctx, protocol.Relocate{Tenant: tenant, Node: node})
 }
 
-func (s *sharing) relocate(ctx context.Context, tenant, node string) error {
+func (s *sharing) relocate(ctx context.Context, want protocol.Relocate) error {
+	node := want.Node
 	v := s.node.standing.Load().view
 	if node != "" {
 		switch m, ok := v.Named(node); {
@@ -32,9 +32,9 @@ func (s *sharing) relocate(ctx context.Context, tenant, node string) error {
 	}
 	l := s.life.Load()
 	if l == nil {
-		return s.relocateThere(ctx, v, tenant, node)
+		return s.relocateThere(ctx, v, want)
 	}
-	r := relocation{tenant: tenant, node: node, done: make(chan error, 1)}
+	r := relocation{Relocate: want, done: make(chan error, 1)}
 	select {
 	case l.wishes <- r:
 	case <-l.ctx.Done():
@@ -51,11 +51,11 @@ func (s *sharing) relocate(ctx context.Context, tenant, node string) error {
 }
 
 // relocateThere has a member propose it, since this node is none.
-func (s *sharing) relocateThere(ctx context.Context, v protocol.View, tenant, node string) error {
+func (s *sharing) relocateThere(ctx context.Context, v protocol.View, want protocol.Relocate) error {
 	for i := range v.Members {
 		if m := &v.Members[i]; m.State == protocol.Live {
 			_, err := s.admin(ctx, m.Addr, &nodev1.AdminRequest{Operation: &nodev1.AdminRequest_Relocate{
-				Relocate: &nodev1.RelocateTenant{Tenant: tenant, Node: node}}})
+				Relocate: &nodev1.RelocateTenant{Tenant: want.Tenant, Node: want.Node}}})
 			return err
 		}
 	}
@@ -64,17 +64,14 @@ func (s *sharing) relocateThere(ctx context.Context, v protocol.View, tenant, no
 
 // relocated answers who waits for a relocation that the view has now.
 func (l *life) relocated(v protocol.View, w relocation) {
-	at, there := slices.BinarySearchFunc(v.Overrides, w.tenant, func(o protocol.Override, tenant string) int {
-		return strings.Compare(o.Tenant, tenant)
-	})
-	if there && v.Overrides[at].Node == w.node || !there && w.node == "" {
-		l.settleRelocation(w.tenant, w.node, nil)
+	if o, _ := v.Override(w.Tenant); o.Node == w.Node {
+		l.settleRelocation(w.Relocate, nil)
 	}
 }
 
 // settleRelocation answers everybody who waits for this one. That the view says
 // so already is what was asked for.
-func (l *life) settleRelocation(tenant, node string, err error) {
+func (l *life) settleRelocation(done protocol.Relocate, err error) {
 	switch {
 	case errors.Is(err, protocol.ErrUnchanged):
 		err = nil
@@ -82,7 +79,7 @@ func (l *life) settleRelocation(tenant, node string, err error) {
 		err = ErrNodeState
 	}
 	l.waits = slices.DeleteFunc(l.waits, func(w relocation) bool {
-		if w.tenant != tenant || w.node != node {
+		if w.Relocate != done {
 			return false
 		}
 		w.done <- err

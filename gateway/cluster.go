@@ -91,8 +91,12 @@ type ClusterMember struct {
 	State      NodeState
 }
 
-// ClusterOverride keeps a tenant on a node.
-type ClusterOverride struct{ Tenant, Node string }
+// ClusterOverride keeps a tenant on a node: as an operator wants it, or for the
+// load, until there is room where the table has it.
+type ClusterOverride struct {
+	Tenant, Node string
+	Automatic    bool
+}
 
 // ClusterPlacement says where a grain belongs and where it is.
 type ClusterPlacement struct {

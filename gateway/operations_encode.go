@@ -47,7 +47,7 @@ func encodeView(v ClusterView) *v1.ClusterView {
 		})
 	}
 	for _, o := range v.Overrides {
-		out.Overrides = append(out.Overrides, &v1.ViewOverride{Tenant: tenantsPrefix + o.Tenant, Node: nodesPrefix + o.Node})
+		out.Overrides = append(out.Overrides, &v1.ViewOverride{Tenant: tenantsPrefix + o.Tenant, Node: nodesPrefix + o.Node, Automatic: o.Automatic})
 	}
 	return out
 }

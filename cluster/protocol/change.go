@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -130,26 +129,30 @@ func (v View) MarkDead(ids []NodeID) (View, error) {
 	return next, nil
 }
 
-// Relocate places a tenant on the live member of that name; "" gives it back to
-// the table.
+// Relocate places a tenant on the live member of that name, as an operator wants
+// it; "" gives it back to the table.
 func (v View) Relocate(tenant, name string) (View, error) {
-	if m, ok := v.Named(name); name != "" && (!ok || m.State != Live) {
+	return v.Place(Override{Tenant: tenant, Node: name})
+}
+
+// Place is [View.Relocate] with its reason. What an operator wants is not undone
+// for the load of a node: give back first.
+func (v View) Place(o Override) (View, error) {
+	if m, ok := v.Named(o.Node); o.Node != "" && (!ok || m.State != Live) {
 		return v, ErrNotMember
 	}
-	at, there := slices.BinarySearchFunc(v.Overrides, tenant, func(o Override, tenant string) int {
-		return strings.Compare(o.Tenant, tenant)
-	})
-	if there && v.Overrides[at].Node == name || !there && name == "" {
+	at, there := v.override(o.Tenant)
+	if there && (v.Overrides[at] == o || o.Node != "" && o.Node == v.Overrides[at].Node && o.Auto) || !there && o.Node == "" {
 		return v, ErrUnchanged
 	}
 	next := v.next()
 	switch {
-	case name == "":
+	case o.Node == "":
 		next.Overrides = slices.Delete(next.Overrides, at, at+1)
 	case there:
-		next.Overrides[at].Node = name
+		next.Overrides[at] = o
 	default:
-		next.Overrides = slices.Insert(next.Overrides, at, Override{Tenant: tenant, Node: name})
+		next.Overrides = slices.Insert(next.Overrides, at, o)
 	}
 	return next, nil
 }

@@ -194,7 +194,7 @@ func (n *Node) relocate(now time.Duration, out *outputs) {
 		return
 	}
 	w := n.wishes[0]
-	next, err := n.view.Relocate(w.Tenant, w.Node)
+	next, err := n.view.Place(Override(w))
 	if err == nil {
 		n.wishing = n.swap(now, out, proposal{view: next})
 		return

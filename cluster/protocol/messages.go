@@ -51,7 +51,11 @@ type (
 	// StartDrain asks the node to give its share away and leave.
 	StartDrain struct{}
 	// Relocate asks for a tenant to be placed on a node, "" for where the table has it.
-	Relocate struct{ Tenant, Node string }
+	// Auto: for the load of a node, see [Override].
+	Relocate struct {
+		Tenant, Node string
+		Auto         bool
+	}
 )
 
 // Output is what a [Node] wants done; one of the types below.

@@ -66,6 +66,7 @@ type Member struct {
 type Override struct {
 	Tenant string
 	Node   string // name; ignored while no live member has it
+	Auto   bool   // for the node's load: ends when there is room at home. Else an operator wants it
 }
 
 // View is who takes part in the cluster and what they share: the only authority
@@ -78,6 +79,20 @@ type View struct {
 	Round       int        // how many of [Rounds] bands of partitions are at the target members
 	Fingerprint string     // [Fingerprint] of the nodes that share it
 	CommittedAt time.Time  // by the store's clock; set by the store
+}
+
+// Override gives what the view says of a tenant's place.
+func (v View) Override(tenant string) (Override, bool) {
+	if at, ok := v.override(tenant); ok {
+		return v.Overrides[at], true
+	}
+	return Override{}, false
+}
+
+func (v View) override(tenant string) (int, bool) {
+	return slices.BinarySearchFunc(v.Overrides, tenant, func(o Override, tenant string) int {
+		return strings.Compare(o.Tenant, tenant)
+	})
 }
 
 // Find gives the member with this name and boot.

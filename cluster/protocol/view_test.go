@@ -189,3 +189,17 @@ func TestTheGoneDoNotAddUp(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatAnOperatorWantsIsNotUndoneForLoad_B3(t *testing.T) {
+	v := change(t)(viewOf(protocol.Live, protocol.Live).Place(protocol.Override{Tenant: "acme", Node: "node-1", Auto: true}))
+	v = change(t)(v.Relocate("acme", "node-1")) // the operator wants it there for good
+	if o, _ := v.Override("acme"); o.Auto {
+		t.Fatal("it still ends by itself")
+	}
+	if _, err := v.Place(protocol.Override{Tenant: "acme", Node: "node-1", Auto: true}); !errors.Is(err, protocol.ErrUnchanged) {
+		t.Errorf("placing it there for load as well: %v", err)
+	}
+	if v = change(t)(v.Relocate("acme", "")); len(v.Overrides) != 0 {
+		t.Error("it is not given back")
+	}
+}

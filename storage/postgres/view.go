@@ -28,6 +28,7 @@ type memberBody struct {
 type overrideBody struct {
 	Tenant string `json:"tenant"`
 	Node   string `json:"node"`
+	Auto   bool   `json:"auto,omitempty"`
 }
 
 // viewColumns are the columns of a view to be committed.
@@ -57,7 +58,7 @@ func encodeView(v protocol.View) (viewColumns, error) {
 		if err := checkText("tenant", o.Tenant, "node", o.Node); err != nil {
 			return c, err
 		}
-		b.Overrides = append(b.Overrides, overrideBody{Tenant: o.Tenant, Node: o.Node})
+		b.Overrides = append(b.Overrides, overrideBody{Tenant: o.Tenant, Node: o.Node, Auto: o.Auto})
 	}
 	var err error
 	if c.body, err = json.Marshal(b); err != nil {
@@ -86,7 +87,7 @@ func decodeView(version int64, body []byte, fingerprint *string, committed *time
 			NodeID: protocol.NodeID{Name: m.Name, Boot: m.Boot}, Addr: m.Addr, Zone: m.Zone, State: protocol.MemberState(m.State)})
 	}
 	for _, o := range b.Overrides {
-		v.Overrides = append(v.Overrides, protocol.Override{Tenant: o.Tenant, Node: o.Node})
+		v.Overrides = append(v.Overrides, protocol.Override{Tenant: o.Tenant, Node: o.Node, Auto: o.Auto})
 	}
 	return v, nil
 }

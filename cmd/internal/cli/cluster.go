@@ -145,9 +145,13 @@ func (o *output) view(v *granaryv1.ClusterView) error {
 	}
 	var overrides [][]cell
 	for _, r := range v.GetOverrides() {
-		overrides = append(overrides, cells(shortTenant(r.GetTenant()), shortNode(r.GetNode())))
+		by := "operator"
+		if r.GetAutomatic() {
+			by = "load"
+		}
+		overrides = append(overrides, cells(shortTenant(r.GetTenant()), shortNode(r.GetNode()), by))
 	}
-	return o.section([]string{"RELOCATED TENANT", "NODE"}, overrides)
+	return o.section([]string{"RELOCATED TENANT", "NODE", "BY"}, overrides)
 }
 
 // section prints a table below an empty line, uncut, and nothing when there are no rows.

@@ -112,7 +112,7 @@ func (o *operators) View(context.Context) (gateway.ClusterView, error) {
 		out.Members = append(out.Members, gateway.ClusterMember{Name: m.Name, Boot: m.Boot, Actors: m.Addr, Zone: m.Zone, State: gateway.NodeState(m.State)})
 	}
 	for _, x := range v.Overrides {
-		out.Overrides = append(out.Overrides, gateway.ClusterOverride{Tenant: x.Tenant, Node: x.Node})
+		out.Overrides = append(out.Overrides, gateway.ClusterOverride{Tenant: x.Tenant, Node: x.Node, Automatic: x.Auto})
 	}
 	return out, nil
 }

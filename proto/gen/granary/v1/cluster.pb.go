@@ -603,7 +603,10 @@ type ViewOverride struct {
 	// tenants/{tenant}
 	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// nodes/{node}
-	Node          string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// For the load of the nodes: it ends when there is room where the table has the
+	// tenant. Else an operator relocated it, and it stays.
+	Automatic     bool `protobuf:"varint,3,opt,name=automatic,proto3" json:"automatic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -650,6 +653,13 @@ func (x *ViewOverride) GetNode() string {
 		return x.Node
 	}
 	return ""
+}
+
+func (x *ViewOverride) GetAutomatic() bool {
+	if x != nil {
+		return x.Automatic
+	}
+	return false
 }
 
 // The view: the one row in the store that decides placement.
@@ -2329,10 +2339,11 @@ const file_granary_v1_cluster_proto_rawDesc = "" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x18\n" +
 	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x12\n" +
 	"\x04zone\x18\x04 \x01(\tR\x04zone\x12+\n" +
-	"\x05state\x18\x05 \x01(\x0e2\x15.granary.v1.NodeStateR\x05state\":\n" +
+	"\x05state\x18\x05 \x01(\x0e2\x15.granary.v1.NodeStateR\x05state\"X\n" +
 	"\fViewOverride\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"\xa7\x02\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
+	"\tautomatic\x18\x03 \x01(\bR\tautomatic\"\xa7\x02\n" +
 	"\vClusterView\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x120\n" +
 	"\amembers\x18\x02 \x03(\v2\x16.granary.v1.ViewMemberR\amembers\x126\n" +
