@@ -31,7 +31,7 @@ func (s *Store) DeleteAttempts(ctx context.Context, sc journal.Scope, attempts [
 	return removed, nil
 }
 
-func deleteAttemptOn(ctx context.Context, tx pgx.Tx, sc journal.Scope, attempt string, n *int) (err error) {
+func deleteAttemptOn(ctx context.Context, tx querier, sc journal.Scope, attempt string, n *int) (err error) {
 	if err := lockScope(ctx, tx, sc); err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func deleteAttemptOn(ctx context.Context, tx pgx.Tx, sc journal.Scope, attempt s
 
 // dropAttempt removes an attempt under the scope's lock and tells how many
 // chunks it had.
-func dropAttempt(ctx context.Context, tx pgx.Tx, sc journal.Scope, attempt string) (int, error) {
+func dropAttempt(ctx context.Context, tx querier, sc journal.Scope, attempt string) (int, error) {
 	_, err := tx.Exec(ctx, `DELETE FROM attempts WHERE tenant = $1 AND uid = $2 AND attempt = $3`, sc.Tenant, sc.UID, attempt)
 	if err != nil {
 		return 0, err
@@ -61,7 +61,7 @@ func lockScope(ctx context.Context, q querier, sc journal.Scope) error {
 }
 
 // dropChunks removes an attempt's chunks and tells how many, and their hashes.
-func dropChunks(ctx context.Context, tx pgx.Tx, sc journal.Scope, attempt string) (n int, hashes []string, err error) {
+func dropChunks(ctx context.Context, tx querier, sc journal.Scope, attempt string) (n int, hashes []string, err error) {
 	err = tx.QueryRow(ctx, `
 		WITH gone AS (DELETE FROM chunks WHERE tenant = $1 AND uid = $2 AND attempt = $3 RETURNING hash)
 		SELECT count(*), coalesce(array_agg(DISTINCT hash), '{}') FROM gone`,
@@ -71,7 +71,7 @@ func dropChunks(ctx context.Context, tx pgx.Tx, sc journal.Scope, attempt string
 
 // dropVectors removes the vectors of these hashes that no chunk of the scope
 // refers to, under any model.
-func dropVectors(ctx context.Context, tx pgx.Tx, sc journal.Scope, hashes []string) error {
+func dropVectors(ctx context.Context, tx querier, sc journal.Scope, hashes []string) error {
 	if len(hashes) == 0 {
 		return nil
 	}

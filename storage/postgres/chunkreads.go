@@ -92,10 +92,22 @@ func (s *Store) AttemptsOf(ctx context.Context, sc journal.Scope) ([]journal.Att
 	if err != nil {
 		return nil, err
 	}
-	return collect(ctx, s.bulk, `
-		SELECT attempt, document, version FROM attempts WHERE tenant = $1 AND uid = $2 ORDER BY attempt`,
-		[]any{sc.Tenant, sc.UID}, func(r pgx.CollectableRow) (journal.Attempt, error) {
-			a := journal.Attempt{Scope: sc}
-			return a, r.Scan(&a.ID, &a.Document, &a.Version)
-		})
+	var out []journal.Attempt
+	err = s.bulk.read(ctx, func(ctx context.Context, q querier) (err error) {
+		out, err = attemptsOn(ctx, q, sc)
+		return err
+	})
+	return out, err
+}
+
+func attemptsOn(ctx context.Context, q querier, sc journal.Scope) ([]journal.Attempt, error) {
+	rows, err := q.Query(ctx, `
+		SELECT attempt, document, version FROM attempts WHERE tenant = $1 AND uid = $2 ORDER BY attempt`, sc.Tenant, sc.UID)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.AppendRows([]journal.Attempt(nil), rows, func(r pgx.CollectableRow) (journal.Attempt, error) {
+		a := journal.Attempt{Scope: sc}
+		return a, r.Scan(&a.ID, &a.Document, &a.Version)
+	})
 }

@@ -131,7 +131,7 @@ func chunkColumnsOf(c []chunkRow) []any {
 // that only the old chunks referred to. It uses no COPY: a process that is
 // stopped between two statements loses its session, and with it the lock, after
 // idleTimeout, whereas the server waits for the data of a COPY for ever.
-func replaceChunks(ctx context.Context, tx pgx.Tx, f journal.Fence, a journal.Attempt, rows []chunkRow) error {
+func replaceChunks(ctx context.Context, tx querier, f journal.Fence, a journal.Attempt, rows []chunkRow) error {
 	var known bool
 	err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT 1 FROM attempts WHERE tenant = $1 AND uid = $2 AND attempt = $3)`,
 		a.Tenant, a.UID, a.ID).Scan(&known)

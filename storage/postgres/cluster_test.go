@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/cluster/protocol"
 )
@@ -211,4 +213,23 @@ func TestMalformedNodesAndViewsAreRefusedBeforeTheyAreSent(t *testing.T) {
 	if _, err := s.Swap(t.Context(), next, nodeID("a")); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a tenant with NUL: %v", err)
 	}
+}
+
+// readLeases reads all rows of the leases.
+func readLeases(ctx context.Context, s *Store) (map[protocol.NodeID]protocol.LeaseRow, error) {
+	list, err := collect(ctx, s.leases, `SELECT node, addr, final, expires, seen, pending FROM node_lease`, nil,
+		func(r pgx.CollectableRow) (row protocol.LeaseRow, err error) {
+			var node, final string
+			if err := r.Scan(&node, &row.Addr, &final, &row.Expires, &row.Seen, &row.Pending); err != nil {
+				return row, err
+			}
+			row.Final = protocol.MemberState(final)
+			row.Node, err = protocol.ParseNodeID(node)
+			return row, err
+		})
+	out := make(map[protocol.NodeID]protocol.LeaseRow, len(list))
+	for _, row := range list {
+		out[row.Node] = row
+	}
+	return out, err
 }
