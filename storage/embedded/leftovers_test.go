@@ -93,6 +93,38 @@ func TestC4_LaterWriteOfAnAttemptSupersedesTheEarlier(t *testing.T) {
 	}
 }
 
+// A writer that loses its grain between two parts takes back what it has
+// written; what readers saw of the attempt stays.
+func TestI8_WriterThatIsFencedBetweenTwoPartsLeavesNothing(t *testing.T) {
+	s := openAt(t, t.TempDir(), nil)
+	a := journal.Attempt{Scope: journal.Scope{Tenant: "acme", UID: "u"}, Document: "d", ID: "a"}
+	for _, seen := range []int{0, 5} {
+		if seen > 0 {
+			check(t, s.PutChunks(t.Context(), own(t, s), a, testChunks(seen)))
+		}
+		for interrupted := false; !interrupted; {
+			f := own(t, s)
+			ended := make(chan error, 1)
+			go func() { ended <- s.PutChunks(context.WithoutCancel(t.Context()), f, a, testChunks(20*partRows)) }()
+			for begun := false; !begun; { // or over already: then once more
+				begun = count(t, s, `SELECT count(*) FROM chunks`) > seen || len(ended) > 0
+			}
+			own(t, s)
+			err := <-ended
+			if interrupted = errors.Is(err, journal.ErrFenced); !interrupted {
+				check(t, err, s.PutChunks(t.Context(), own(t, s), a, testChunks(seen)))
+			}
+		}
+		got, err := s.Chunks(t.Context(), a.Scope, "a", -1, 100)
+		if check(t, err); len(got) != seen {
+			t.Fatalf("readers see %d chunks, want %d", len(got), seen)
+		}
+		if rows, open := count(t, s, `SELECT count(*) FROM chunks`), count(t, s, `SELECT count(*) FROM attempts WHERE pending <> 0 OR gen = 0`); rows != seen || open != 0 {
+			t.Fatalf("%d rows of %d and %d unfinished attempts remain", rows, seen, open)
+		}
+	}
+}
+
 func TestC4_InterruptedDeletionIsFinished(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	sc := journal.Scope{Tenant: "acme", UID: "u"}

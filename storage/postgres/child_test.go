@@ -79,6 +79,9 @@ func childRun(task string) string {
 	return "committed"
 }
 
+// stopSlack is what a machine under load may add.
+const stopSlack = 3 * time.Second
+
 // stopped is an old owner that was stopped in the middle of a write.
 type stopped struct {
 	cmd  *exec.Cmd
@@ -134,7 +137,7 @@ func TestE5_StoppedOwnerInATransactionDoesNotBlockTheTakeover(t *testing.T) {
 			if check(t, err); head != 0 || next.Epoch != f.Epoch+1 {
 				t.Fatalf("acquired %+v at head %d", next, head)
 			}
-			if took < time.Second || took > idleTimeout+time.Second {
+			if took < time.Second || took > idleTimeout+stopSlack {
 				t.Fatalf("the takeover took %v; the session of the old owner ends after %v", took, idleTimeout)
 			}
 			t.Logf("took over %v after the old owner was stopped", took)
@@ -177,12 +180,12 @@ func TestE5_OwnerStoppedWhileItWritesChunksBlocksNobody(t *testing.T) {
 	start := time.Now()
 	next, _, err := s.Acquire(t.Context(), id, longPlaced(v, "new"))
 	check(t, err, s.Append(t.Context(), next, journal.Batch{Events: testEvents(0, 1, "new")}))
-	if took := time.Since(start); took > lockTimeout/2 {
+	if took := time.Since(start); took >= lockTimeout {
 		t.Fatalf("the takeover and the first write took %v", took)
 	}
 	list, err := s.AttemptsOf(t.Context(), sc)
 	took := time.Since(start)
-	if check(t, err); len(list) != 0 || took > idleTimeout+time.Second {
+	if check(t, err); len(list) != 0 || took > idleTimeout+stopSlack {
 		t.Fatalf("listed %v after %v", list, took)
 	}
 	t.Logf("took over at once; the scope was free %v after its writer was stopped", took)

@@ -265,6 +265,9 @@ func (h *history) claim(id protocol.NodeID) journal.Claim {
 	if c.View > 0 && h.rng.IntN(4) > 0 {
 		c.Since = 1 + h.rng.Int64N(c.View+1) // the view after it at most
 		c.SinceTime = h.m.commits[c.Since]
+		if c.Since > h.m.view.Version { // a view that is not there yet
+			c.SinceTime = time.Now().Add(-2 * modelTTL)
+		}
 	}
 	if c.SinceTime.IsZero() {
 		c.Since = 0
