@@ -41,17 +41,17 @@ func encodeView(v protocol.View) (viewColumns, error) {
 	c := viewColumns{active: []string{}, dead: []string{}, left: []string{}}
 	b := viewBody{Round: v.Round, Members: make([]memberBody, len(v.Members))}
 	for i, m := range v.Members {
-		if err := checkText("address", m.Addr, "zone", m.Zone, "node", m.NodeID.String()); err != nil {
+		if err := checkText("address", m.Addr, "zone", m.Zone, "node", m.String()); err != nil {
 			return c, err
 		}
 		b.Members[i] = memberBody{Name: m.Name, Boot: m.Boot, Addr: m.Addr, Zone: m.Zone, State: string(m.State)}
 		switch {
 		case m.State.Active():
-			c.active = append(c.active, m.NodeID.String())
+			c.active = append(c.active, m.String())
 		case m.State == protocol.Left:
-			c.left = append(c.left, m.NodeID.String())
+			c.left = append(c.left, m.String())
 		default:
-			c.dead = append(c.dead, m.NodeID.String())
+			c.dead = append(c.dead, m.String())
 		}
 	}
 	for _, o := range v.Overrides {
