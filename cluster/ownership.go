@@ -31,7 +31,8 @@ func (n *Node) Lease() (term uint64, ok bool) {
 		return 0, true
 	}
 	l := n.shared.lease.Load()
-	return l.Term, l.Valid(bootClock(), n.shared.cfg.Timing)
+	// Terms count within a life: those of an earlier one must never seem to go on.
+	return uint64(n.shared.evictions.Load())<<32 | l.Term, l.Valid(bootClock(), n.shared.cfg.Timing)
 }
 
 // Outdated tells the node that the store holds a view it does not know.
