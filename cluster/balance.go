@@ -90,6 +90,7 @@ func (s *sharing) balance() {
 // measure takes the round trips to the other members.
 func (s *sharing) measure(now *standing) {
 	s.far.keep(now.view)
+	s.dim.keep(now.view)
 	var all sync.WaitGroup
 	for i := range now.view.Members {
 		m := now.view.Members[i]

@@ -35,8 +35,12 @@ func (n *Node) attemptRemote(ctx context.Context, s *standing, id *Identity, has
 		ctx, cancel = context.WithDeadline(ctx, deadline)
 		defer cancel()
 	}
-	reply, err := n.shared.client.Call(ctx, s.addr(owner), &nodev1.Call{Kind: id.Kind, Tenant: id.Tenant, Grain: id.ID,
-		Request: request, View: s.view.Version})
+	addr, relay := n.shared.wayTo(s, owner)
+	reply, err := n.shared.client.Call(ctx, addr, &nodev1.Call{Kind: id.Kind, Tenant: id.Tenant, Grain: id.ID,
+		Request: request, View: s.view.Version, Relay: relay})
+	if !relay {
+		n.shared.dim.note(owner, err)
+	}
 	if err != nil {
 		return n.notAnswered(ctx, id, err)
 	}

@@ -25,13 +25,18 @@ func (h *server) Call(ctx context.Context, c *nodev1.Call, reply func(*nodev1.Re
 		reply(&nodev1.Reply{Outcome: nodev1.Outcome_OUTCOME_UNKNOWN_KIND})
 		return
 	}
+	hash := id.Hash()
+	if c.GetRelay() && !n.standing.Load().local(hash, id.Tenant) {
+		s.wg.Go(func() { s.passOn(ctx, c, hash, reply) })
+		return
+	}
 	request := kind.Request()
 	if err := proto.Unmarshal(c.GetRequest(), request); err != nil {
 		reply(&nodev1.Reply{Outcome: nodev1.Outcome_OUTCOME_MALFORMED})
 		return
 	}
 	in := &Call{request: request, caller: ctx, then: func(c *Call) { reply(s.outcome(c, &id)) }}
-	if _, err := n.send(in, &id, id.Hash()); err != nil {
+	if _, err := n.send(in, &id, hash); err != nil {
 		reply(refusal(err))
 	}
 }

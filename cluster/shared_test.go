@@ -317,6 +317,37 @@ func TestAnOverloadedNodeGivesTenantsAwayAndTakesThemBack_B2_B3(t *testing.T) {
 	}
 }
 
+func TestACallGoesRoundACutBetweenTwoNodes_E5(t *testing.T) {
+	a := newAuthority()
+	at := freeAddr(t)
+	start := func(name, bind string) *member {
+		return join(t, a, name, func(c *cluster.Config) {
+			c.Shared.Gossip = cluster.GossipConfig{Bind: bind, Join: []string{at}}
+		})
+	}
+	n1, n2, n3 := start("n1", at), start("n2", "127.0.0.1:0"), start("n3", "127.0.0.1:0")
+	settled(t, n1, n2, n3)
+	await(t, "n1 hears of n2", func() bool { return len(n1.Gossip()) == 3 })
+	var id cluster.Identity
+	for i := 0; ; i++ {
+		id = kb(fmt.Sprintf("kb-%d", i))
+		if p, _ := n1.Placement(id); p.Owner == "n2" {
+			break
+		}
+	}
+	ask(t, n1.Node, id, "add")
+	if n3.Relayed() != 0 {
+		t.Error("relayed though nothing is cut")
+	}
+	n1.Unreach(n2.Self())
+	if got := ask(t, n1.Node, id, "add"); got != 2 {
+		t.Errorf("counts %d", got)
+	}
+	if n3.Relayed() != 1 {
+		t.Errorf("n3 has passed %d calls on, want 1", n3.Relayed())
+	}
+}
+
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -34,11 +34,13 @@ type sharing struct {
 	pending atomic.Int64  // grains that are to be handed over
 	vitals  *vitals
 	far     latencies
+	dim     unreached
 	// lastShares is how much load each tenant made at the last look.
 	lastShares atomic.Pointer[map[string]float64]
 	lastView   atomic.Int64 // when the view changed last, Unix nanoseconds
 
 	lapses, evictions atomic.Int64
+	relayed           atomic.Int64 // calls passed on between others
 
 	ctx      context.Context // ends with Stop
 	stop     context.CancelFunc

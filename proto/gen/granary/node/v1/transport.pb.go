@@ -252,7 +252,9 @@ type Call struct {
 	// Version of the view by which the caller chose this node.
 	View int64 `protobuf:"varint,7,opt,name=view,proto3" json:"view,omitempty"`
 	// Bytes of the request that follow in parts.
-	Rest          int64 `protobuf:"varint,8,opt,name=rest,proto3" json:"rest,omitempty"`
+	Rest int64 `protobuf:"varint,8,opt,name=rest,proto3" json:"rest,omitempty"`
+	// The caller cannot reach the grain's owner: the serving node sends the call on.
+	Relay         bool `protobuf:"varint,9,opt,name=relay,proto3" json:"relay,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +343,13 @@ func (x *Call) GetRest() int64 {
 		return x.Rest
 	}
 	return 0
+}
+
+func (x *Call) GetRelay() bool {
+	if x != nil {
+		return x.Relay
+	}
+	return false
 }
 
 type ReplyBatch struct {
@@ -1664,7 +1673,7 @@ const file_granary_node_v1_transport_proto_rawDesc = "" +
 	"\x04Part\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x12\n" +
-	"\x04rest\x18\x03 \x01(\x03R\x04rest\"\xc5\x01\n" +
+	"\x04rest\x18\x03 \x01(\x03R\x04rest\"\xdb\x01\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
@@ -1673,7 +1682,8 @@ const file_granary_node_v1_transport_proto_rawDesc = "" +
 	"\arequest\x18\x05 \x01(\fR\arequest\x12)\n" +
 	"\x10remaining_micros\x18\x06 \x01(\x03R\x0fremainingMicros\x12\x12\n" +
 	"\x04view\x18\a \x01(\x03R\x04view\x12\x12\n" +
-	"\x04rest\x18\b \x01(\x03R\x04rest\"\x7f\n" +
+	"\x04rest\x18\b \x01(\x03R\x04rest\x12\x14\n" +
+	"\x05relay\x18\t \x01(\bR\x05relay\"\x7f\n" +
 	"\n" +
 	"ReplyBatch\x120\n" +
 	"\areplies\x18\x01 \x03(\v2\x16.granary.node.v1.ReplyR\areplies\x12\x12\n" +
