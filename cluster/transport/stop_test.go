@@ -85,6 +85,32 @@ func TestStopCutsWhatDoesNotAnswerInTime(t *testing.T) {
 	wait(t, ended, "end of the context")
 }
 
+func TestSecondStopMayHaveLessPatience(t *testing.T) {
+	noLeaks(t)
+	arrived := make(chan struct{})
+	h := &handler{call: func(ctx context.Context, _ *nodev1.Call, reply func(*nodev1.Reply)) {
+		context.AfterFunc(ctx, func() { reply(nil) })
+		close(arrived)
+	}}
+	n := serve(t, transport.ServerConfig{Handler: h})
+	c := dial(t, transport.Config{})
+	result := make(chan error, 1)
+	go func() {
+		_, err := c.Call(context.Background(), n.addr, request("x"))
+		result <- err
+	}()
+	wait(t, arrived, "call")
+	stopped := make(chan error, 2)
+	for range 2 {
+		go func() { stopped <- n.Stop(context.Background()) }()
+	}
+	n.kill()
+	for range 2 {
+		wait(t, stopped, "stop")
+	}
+	isOneOf(t, wait(t, result, "result"), transport.ErrLost)
+}
+
 func TestStopBeforeServe(t *testing.T) {
 	noLeaks(t)
 	s, err := transport.Listen(t.Context(), "127.0.0.1:0", transport.ServerConfig{Handler: &handler{}})
@@ -115,7 +141,7 @@ func TestRollingRestartLosesNoCall_H3(t *testing.T) {
 	addr := n.addr
 	c := dial(t, transport.Config{})
 	c.SetBackoff(time.Millisecond)
-	ctx := within(t)
+	ctx := t.Context()
 	stop := make(chan struct{})
 	var answered, refused, notSent atomic.Int64
 	var callers sync.WaitGroup
@@ -139,6 +165,7 @@ func TestRollingRestartLosesNoCall_H3(t *testing.T) {
 					refused.Add(1)
 				case errors.Is(err, transport.ErrNotSent):
 					notSent.Add(1)
+					<-time.After(time.Millisecond) // else the callers starve the restart
 				default:
 					t.Errorf("%s: %v, %v", name, r.GetOutcome(), err)
 				}
