@@ -3,112 +3,14 @@ package transport_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"runtime"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"granary.dev/granary/cluster/transport"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 )
-
-// record counts how often each request came.
-type record struct {
-	mu    sync.Mutex
-	times map[string]int
-}
-
-func (r *record) add(call *nodev1.Call) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.times == nil {
-		r.times = map[string]int{}
-	}
-	name, _, _ := strings.Cut(string(call.GetRequest()), " ")
-	r.times[name]++
-}
-
-func (r *record) count(name string) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.times[name]
-}
-
-// Connections are cut at any byte under a mixed load. What callers are told
-// must agree with what handlers had.
-func TestErrorsTellTheTruthWhenConnectionsAreCut_A4_E5(t *testing.T) {
-	noLeaks(t)
-	var had record
-	h := &handler{call: func(_ context.Context, call *nodev1.Call, reply func(*nodev1.Reply)) {
-		had.add(call)
-		go reply(answer(call))
-	}}
-	n := serve(t, transport.ServerConfig{Handler: h})
-	p := newProxy(t, n.addr)
-	c := dial(t, transport.Config{})
-	c.SetBackoff(time.Millisecond)
-	const cuts = 40
-	var answered, notSent, lost atomic.Int64
-	stop := make(chan struct{})
-	ctx := t.Context()
-	var callers sync.WaitGroup
-	for i := range 32 {
-		callers.Go(func() {
-			for j := 0; ; j++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				name := fmt.Sprintf("%d/%d", i, j)
-				body := name + " "
-				if i%4 == 0 {
-					body += strings.Repeat("x", j%5*100<<10)
-				}
-				r, err := c.Call(ctx, p.addr, request(body))
-				switch {
-				case err == nil:
-					answered.Add(1)
-					if had.count(name) != 1 || string(r.GetReply()) != body {
-						t.Errorf("%s was answered; handlers had it %d times", name, had.count(name))
-					}
-				case errors.Is(err, transport.ErrNotSent):
-					notSent.Add(1)
-					defer func() {
-						if had.count(name) != 0 {
-							t.Errorf("%s was not sent; handlers had it %d times", name, had.count(name))
-						}
-					}()
-					<-time.After(time.Millisecond) // else 32 callers starve the dial
-				case errors.Is(err, transport.ErrLost):
-					lost.Add(1)
-					defer func() {
-						if had.count(name) > 1 {
-							t.Errorf("%s was lost; handlers had it %d times", name, had.count(name))
-						}
-					}()
-				default:
-					t.Errorf("%s: %v", name, err)
-				}
-			}
-		})
-	}
-	for range cuts {
-		before := answered.Load()
-		until(t, "calls are answered", func() bool { return answered.Load() > before+100 })
-		p.cut()
-	}
-	close(stop)
-	callers.Wait()
-	t.Logf("%d cuts: %d answered, %d lost, %d not sent", cuts, answered.Load(), lost.Load(), notSent.Load())
-	if lost.Load() == 0 {
-		t.Error("no call was lost: the cuts hit nothing")
-	}
-}
 
 func TestSilentNodeIsGivenUpWhileCallsWait_E5(t *testing.T) {
 	noLeaks(t)
