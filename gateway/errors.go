@@ -73,17 +73,19 @@ func (g *Gateway) classify(ctx context.Context, spec connect.Spec, err error) *k
 			return e
 		}
 	}
+	late, cancelled := errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded), connect.CodeOf(err) == connect.CodeDeadlineExceeded:
+	case (errors.Is(err, journal.ErrUnavailable) || errors.Is(err, journal.ErrInDoubt)) && (ctx.Err() == nil || !late && !cancelled):
+		// In doubt is a blob that no document names yet: nothing was changed. A time
+		// that the store gave itself may have passed, which is no deadline of the caller's.
+		g.log.WarnContext(ctx, "storage is not available", slog.String("method", spec.Procedure), slog.Any("error", err))
+		return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "The storage is not available at the moment.").After(time.Second)
+	case late, connect.CodeOf(err) == connect.CodeDeadlineExceeded:
 		return kb.Errorf(kb.CodeDeadlineExceeded, kb.ReasonDeadline, "The deadline passed before the request was done.")
-	case errors.Is(err, context.Canceled), connect.CodeOf(err) == connect.CodeCanceled:
+	case cancelled, connect.CodeOf(err) == connect.CodeCanceled:
 		return nil
 	case connect.CodeOf(err) == connect.CodeInvalidArgument: // a library's handler, such as reflection
 		return kb.Errorf(kb.CodeInvalidArgument, kb.ReasonRequestInvalid, "The request is not valid.")
-	case errors.Is(err, journal.ErrUnavailable), errors.Is(err, journal.ErrInDoubt):
-		// In doubt is a blob that no document names yet: nothing was changed.
-		g.log.WarnContext(ctx, "storage is not available", slog.String("method", spec.Procedure), slog.Any("error", err))
-		return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "The storage is not available at the moment.").After(time.Second)
 	}
 	id := callOf(ctx).requestID
 	g.log.ErrorContext(ctx, "internal error", slog.String("method", spec.Procedure),

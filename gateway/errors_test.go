@@ -144,6 +144,10 @@ func TestDeadlineAndStorageErrors_E2(t *testing.T) {
 	if d := detailsOf(t, err); connect.CodeOf(err) != connect.CodeUnavailable || d.retry == nil {
 		t.Errorf("storage down: %v %v", err, d)
 	}
+	w.grains.fail(fmt.Errorf("blob: %w: no connection: %w", journal.ErrUnavailable, context.DeadlineExceeded))
+	if err = w.get(t.Context()); connect.CodeOf(err) != connect.CodeUnavailable {
+		t.Errorf("a time of the store's own has passed: %v", err)
+	}
 	w.grains.setScript(func(ctx context.Context, _ asked) (proto.Message, error) { <-ctx.Done(); return nil, ctx.Err() })
 	res, body := w.post(w.token("viewer"), getKB, `{"name":"handbook"}`, "Connect-Timeout-Ms", "50")
 	if res.StatusCode != 504 || !strings.Contains(body, kb.ReasonDeadline) {
