@@ -82,9 +82,12 @@ func (g *gossiping) members() []gossip.Member {
 }
 
 func (s *sharing) meta(view int64, draining bool) gossip.Meta {
-	roles := []string{"gateway", "host"}
-	if s.cfg.Routes {
-		roles = roles[:1]
+	var roles []string
+	if s.cfg.API != "" {
+		roles = append(roles, "gateway")
+	}
+	if !s.cfg.Routes {
+		roles = append(roles, "host")
 	}
 	return gossip.Meta{Actors: s.addr, API: s.cfg.API, Roles: roles, Zone: s.cfg.Zone, Version: s.cfg.Version,
 		Draining: draining, Healthy: s.vitals.healthy(), Load: s.load(), View: view}

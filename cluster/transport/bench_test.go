@@ -23,15 +23,14 @@ const roundTime = 300 * time.Millisecond
 
 // BenchmarkCallRemote_P1 measures calls of 64 bytes over loopback beside plain
 // unary calls of grpc-go with the same payload, in one process for both ends.
-// An iteration is one round of each. Reported are medians over the rounds.
+// An iteration is one round of both. Reported are medians over the rounds.
 func BenchmarkCallRemote_P1(b *testing.B) {
 	payload := make([]byte, 64)
 	sides := []struct {
 		name string
 		one  func() error
 	}{
-		{"call", benchCalls(b, payload, echo{})},
-		{"call-elsewhere", benchCalls(b, payload, newElsewhere(b))},
+		{"call", benchCalls(b, payload)},
 		{"unary", benchUnary(b, payload)},
 	}
 	for _, c := range []int{1, 16, 256} {
@@ -48,10 +47,8 @@ func BenchmarkCallRemote_P1(b *testing.B) {
 				b.ReportMetric(median(rate[i]), s.name+"/s")
 				b.ReportMetric(median(cpu[i]), s.name+"-cpu-ns")
 			}
-			for i, s := range sides[:2] {
-				b.ReportMetric(median(rate[i])/median(rate[2]), s.name+"-x-rate")
-				b.ReportMetric(median(cpu[i])/median(cpu[2]), s.name+"-x-cpu")
-			}
+			b.ReportMetric(median(rate[0])/median(rate[1]), "x-rate")
+			b.ReportMetric(median(cpu[0])/median(cpu[1]), "x-cpu")
 		})
 	}
 }
@@ -70,33 +67,8 @@ func (echo) Admin(context.Context, *nodev1.AdminRequest) (*nodev1.AdminResponse,
 }
 func (echo) View() int64 { return 7 }
 
-// elsewhere answers from another goroutine, as a grain does.
-type elsewhere struct {
-	echo
-	calls chan func()
-}
-
-func newElsewhere(b *testing.B) elsewhere {
-	e := elsewhere{calls: make(chan func(), 4096)}
-	var grain sync.WaitGroup
-	grain.Go(func() {
-		for call := range e.calls {
-			call()
-		}
-	})
-	b.Cleanup(func() {
-		close(e.calls)
-		grain.Wait()
-	})
-	return e
-}
-
-func (e elsewhere) Call(ctx context.Context, call *nodev1.Call, reply func(*nodev1.Reply)) {
-	e.calls <- func() { e.echo.Call(ctx, call, reply) }
-}
-
-func benchCalls(b *testing.B, payload []byte, h transport.Handler) func() error {
-	server, err := transport.Listen(context.Background(), "127.0.0.1:0", transport.ServerConfig{Handler: h})
+func benchCalls(b *testing.B, payload []byte) func() error {
+	server, err := transport.Listen(context.Background(), "127.0.0.1:0", transport.ServerConfig{Handler: echo{}})
 	if err != nil {
 		b.Fatal(err)
 	}

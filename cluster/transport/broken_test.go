@@ -3,14 +3,112 @@ package transport_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"granary.dev/granary/cluster/transport"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 )
+
+// record counts how often each request came.
+type record struct {
+	mu    sync.Mutex
+	times map[string]int
+}
+
+func (r *record) add(call *nodev1.Call) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.times == nil {
+		r.times = map[string]int{}
+	}
+	name, _, _ := strings.Cut(string(call.GetRequest()), " ")
+	r.times[name]++
+}
+
+func (r *record) count(name string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.times[name]
+}
+
+// Connections are cut at any byte under a mixed load. What callers are told
+// must agree with what handlers had.
+func TestErrorsTellTheTruthWhenConnectionsAreCut_A4_E5(t *testing.T) {
+	noLeaks(t)
+	var had record
+	h := &handler{call: func(_ context.Context, call *nodev1.Call, reply func(*nodev1.Reply)) {
+		had.add(call)
+		go reply(answer(call))
+	}}
+	n := serve(t, transport.ServerConfig{Handler: h})
+	p := newProxy(t, n.addr)
+	c := dial(t, transport.Config{})
+	c.SetBackoff(time.Millisecond)
+	const cuts = 40
+	var answered, notSent, lost atomic.Int64
+	stop := make(chan struct{})
+	ctx := within(t)
+	var callers sync.WaitGroup
+	for i := range 32 {
+		callers.Go(func() {
+			for j := 0; ; j++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				name := fmt.Sprintf("%d/%d", i, j)
+				body := name + " "
+				if i%4 == 0 {
+					body += strings.Repeat("x", j%5*100<<10)
+				}
+				r, err := c.Call(ctx, p.addr, request(body))
+				switch {
+				case err == nil:
+					answered.Add(1)
+					if had.count(name) != 1 || string(r.GetReply()) != body {
+						t.Errorf("%s was answered; handlers had it %d times", name, had.count(name))
+					}
+				case errors.Is(err, transport.ErrNotSent):
+					notSent.Add(1)
+					defer func() {
+						if had.count(name) != 0 {
+							t.Errorf("%s was not sent; handlers had it %d times", name, had.count(name))
+						}
+					}()
+					runtime.Gosched()
+				case errors.Is(err, transport.ErrLost):
+					lost.Add(1)
+					defer func() {
+						if had.count(name) > 1 {
+							t.Errorf("%s was lost; handlers had it %d times", name, had.count(name))
+						}
+					}()
+				default:
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		})
+	}
+	for range cuts {
+		before := answered.Load()
+		until(t, "calls are answered", func() bool { return answered.Load() > before+200 })
+		p.cut()
+	}
+	close(stop)
+	callers.Wait()
+	t.Logf("%d cuts: %d answered, %d lost, %d not sent", cuts, answered.Load(), lost.Load(), notSent.Load())
+	if lost.Load() == 0 {
+		t.Error("no call was lost: the cuts hit nothing")
+	}
+}
 
 func TestSilentNodeIsGivenUpWhileCallsWait_E5(t *testing.T) {
 	noLeaks(t)
@@ -92,34 +190,6 @@ func TestCallersConnectionGoneEndsTheHandlersContexts(t *testing.T) {
 	isOneOf(t, wait(t, result, "result"), transport.ErrLost)
 }
 
-func TestVanishedCallersCallsEnd_E5(t *testing.T) {
-	noLeaks(t)
-	arrived, ended := make(chan struct{}), make(chan struct{})
-	h := &handler{call: func(ctx context.Context, _ *nodev1.Call, reply func(*nodev1.Reply)) {
-		context.AfterFunc(ctx, func() {
-			reply(nil)
-			close(ended)
-		})
-		close(arrived)
-	}}
-	n := serve(t, transport.ServerConfig{Handler: h})
-	p := newProxy(t, n.addr)
-	c := dial(t, transport.Config{})
-	result := make(chan error, 1)
-	go func() {
-		_, err := c.Call(context.Background(), p.addr, request("x"))
-		result <- err
-	}()
-	wait(t, arrived, "call")
-	p.block()
-	start := time.Now()
-	wait(t, ended, "end of the context")
-	if took := time.Since(start); took > 10*time.Second {
-		t.Errorf("noticed after %v", took)
-	}
-	isOneOf(t, wait(t, result, "result"), transport.ErrLost)
-}
-
 func TestUnreachableNodeFailsFast_E5(t *testing.T) {
 	noLeaks(t)
 	c := dial(t, transport.Config{})
@@ -133,15 +203,6 @@ func TestUnreachableNodeFailsFast_E5(t *testing.T) {
 	t.Logf("%d calls to nobody in %v", calls, time.Since(start))
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("they took %v", took)
-	}
-	// They do not dial each.
-	p := newProxy(t, addr)
-	for start = time.Now(); time.Since(start) < 500*time.Millisecond; {
-		_, err := c.Call(ctx, p.addr, request("x"))
-		isOneOf(t, err, transport.ErrNotSent)
-	}
-	if dials := p.dials.Load(); dials < 2 || dials > 20 {
-		t.Errorf("%d dials in half a second", dials)
 	}
 }
 
@@ -210,33 +271,18 @@ func TestRestartedNodeIsReachedAtOnce_E5_H3(t *testing.T) {
 	}
 }
 
-func TestBrokenConnectionIsRedialledByTheNextCallAtOnce_E5(t *testing.T) {
+func TestFirstCallAfterIdleTimeRedials(t *testing.T) {
 	noLeaks(t)
-	arrived := make(chan struct{}, 1)
-	h := &handler{call: func(ctx context.Context, call *nodev1.Call, reply func(*nodev1.Reply)) {
-		if string(call.GetRequest()) == "x" {
-			reply(answer(call))
-			return
-		}
-		arrived <- struct{}{}
-		context.AfterFunc(ctx, func() { reply(nil) })
-	}}
-	n := serve(t, transport.ServerConfig{Handler: h})
+	n := serve(t, transport.ServerConfig{Handler: &handler{}})
 	p := newProxy(t, n.addr)
 	c := dial(t, transport.Config{})
 	outcome(t, c, p.addr, request("x"))
-	// A connection that did not last counts as a failure; this one has lasted.
+	// One that was not up for long counts as a failure; this one was.
 	<-time.After(250 * time.Millisecond)
-	result := make(chan error, 1)
-	go func() {
-		_, err := c.Call(context.Background(), p.addr, request("hang"))
-		result <- err
-	}()
-	wait(t, arrived, "call")
 	p.cut()
-	isOneOf(t, wait(t, result, "result"), transport.ErrLost)
+	<-time.After(50 * time.Millisecond) // nobody calls meanwhile
 	if _, err := c.Call(within(t), p.addr, request("x")); err != nil {
-		t.Errorf("the next call: %v", err)
+		t.Errorf("the first call: %v", err)
 	}
 }
 

@@ -56,7 +56,7 @@ func FuzzCallBatch(f *testing.F) {
 		h := &countingHandler{t: t}
 		server := &Server{
 			cfg:    ServerConfig{Handler: h, MaxInFlight: 4, MaxMessage: 64, MaxHeld: 128}.withDefaults(),
-			logger: slog.New(slog.DiscardHandler), buffers: new(bufferPool),
+			logger: slog.New(slog.DiscardHandler), buffers: new(bufferPool), idle: make(chan struct{}, 1),
 		}
 		s := newSession(t.Context(), server)
 		r := newCallReader(s)

@@ -72,6 +72,12 @@ func TestCallContextNobodyWaitsForKnowsItsEndToo(t *testing.T) {
 	})
 }
 
+func take(l *link) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.out.take()
+}
+
 // quietLink is a link without a connection on which a call waits.
 func quietLink(tick time.Duration) (*link, *pending) {
 	l := &link{
@@ -85,7 +91,7 @@ func quietLink(tick time.Duration) (*link, *pending) {
 	if _, _, err := l.begin(p, &nodev1.Call{Kind: "kb"}); err != nil {
 		return nil, nil
 	}
-	l.next()
+	take(l)
 	return l, p
 }
 
@@ -130,7 +136,7 @@ func TestSilenceOfANodeNobodyWaitsForIsNotCounted(t *testing.T) {
 }
 
 func TestFateOfACallFollowsFromWhatWasWritten_E5(t *testing.T) {
-	queued, written := func(*link) {}, func(l *link) { l.next() }
+	queued, written := func(*link) {}, take
 	cases := []struct {
 		name    string
 		size    int
@@ -160,58 +166,6 @@ func TestFateOfACallFollowsFromWhatWasWritten_E5(t *testing.T) {
 		<-before.ready
 		if <-p.ready; !errors.Is(p.err, one.want) {
 			t.Errorf("%s: %v", one.name, p.err)
-		}
-		if l.next() != nil {
-			t.Errorf("%s: a link that has ended sends", one.name)
-		}
-	}
-}
-
-func TestPartsOfLargeMessagesTakeTurnsAndSmallOnesOvertakeThem(t *testing.T) {
-	o := newOutbox(new(bufferPool))
-	for id := range uint64(3) {
-		if _, err := o.addLarge(id, &nodev1.Call{Id: id, Rest: 1 << 20}, make([]byte, 1<<20)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var turns []uint64
-	var small int
-	for range 4 {
-		if _, err := o.add(&nodev1.Call{Id: 99, Kind: "small"}); err != nil {
-			t.Fatal(err)
-		}
-		buf := o.take()
-		if len(*buf) > batchBytes+partBytes+1024 {
-			t.Errorf("a message of %d bytes", len(*buf))
-		}
-		entry := func(b []byte) error {
-			var call nodev1.Call
-			if err := decode(b, &call); err != nil {
-				return err
-			}
-			if call.GetId() == 99 {
-				small++
-			}
-			return nil
-		}
-		next := func(b []byte) error {
-			p, err := decodePart(b)
-			turns = append(turns, p.id)
-			return err
-		}
-		if err := decodeBatch(*buf, entry, next, func(uint64) {}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if small != 4 {
-		t.Errorf("%d of 4 small calls went out beside the large ones", small)
-	}
-	if len(turns) < 12 {
-		t.Errorf("%d parts in 4 messages", len(turns))
-	}
-	for i, id := range turns {
-		if id != uint64(i%3) {
-			t.Fatalf("the turns were %v", turns)
 		}
 	}
 }

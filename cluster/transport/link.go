@@ -157,7 +157,12 @@ func (l *link) remove(p *pending) {
 // write sends what is queued until the link ends.
 func (l *link) write() {
 	for {
-		buf := l.next()
+		l.mu.Lock()
+		var buf *[]byte
+		if l.err == nil { // else calls were already told that they were not sent
+			buf = l.out.take()
+		}
+		l.mu.Unlock()
 		if buf == nil {
 			select {
 			case <-l.out.wake:
@@ -175,17 +180,6 @@ func (l *link) write() {
 			return
 		}
 	}
-}
-
-// next gives the next message, or none. A link that has ended has none: the
-// calls in it were told that they were not sent.
-func (l *link) next() *[]byte {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.err != nil {
-		return nil
-	}
-	return l.out.take()
 }
 
 // cancelUnlessEOF ends the stream after an error that the reader would not see.

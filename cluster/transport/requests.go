@@ -102,7 +102,7 @@ func (s *session) admit(c *incomingCall, call *nodev1.Call) (taken bool, err err
 	switch {
 	case s.calls[c.id] != nil:
 		return false, fmt.Errorf("%w: call id in use", errMalformed)
-	case s.over: // the end of the stream says that it was not taken
+	case s.closing || s.over: // the end of the stream says that it was not taken
 	case !ok:
 		s.refuse(c.id, nodev1.Outcome_OUTCOME_MALFORMED)
 	case call.GetRemainingMicros() < 0:

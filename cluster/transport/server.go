@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,12 +67,12 @@ type Server struct {
 
 	inFlight atomic.Int64
 	stopping atomic.Bool
-	tasks    sync.WaitGroup // readers, and calls that came in parts
+	idle     chan struct{} // gets an element when the last call is answered while stopping
+	tasks    sync.WaitGroup
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
-	closing  bool          // new sessions are turned away
-	idle     chan struct{} // closed, and made anew, when the last call is answered while stopping
+	closing  bool // new sessions are turned away
 }
 
 // Listen makes a server that accepts connections on addr from now on; they are
@@ -90,7 +88,7 @@ func Listen(ctx context.Context, addr string, cfg ServerConfig) (*Server, error)
 	}
 	s := &Server{
 		cfg: cfg, logger: cfg.Logger, listener: listener, buffers: new(bufferPool),
-		idle: make(chan struct{}), sessions: map[*session]struct{}{},
+		idle: make(chan struct{}, 1), sessions: map[*session]struct{}{},
 	}
 	s.grpc = grpc.NewServer(s.options()...)
 	s.grpc.RegisterService(description(), s)
@@ -133,16 +131,34 @@ func (s *Server) Serve() error {
 // OUTCOME_STOPPED. Those under way may answer until ctx is over; then all
 // connections are closed, and clients learn that what has no answer was lost.
 // If all were answered in time, nothing is lost: clients learn that what they
-// sent meanwhile was not taken. It gives the error of ctx if it had to cut. It
-// may be called again, also meanwhile and with less patience.
+// sent meanwhile was not taken. It gives the error of ctx if it had to cut.
 func (s *Server) Stop(ctx context.Context) error {
 	s.stopping.Store(true)
-	cut := s.awaitIdle(ctx)
+	var cut error
+	for s.inFlight.Load() > 0 && cut == nil {
+		select {
+		case <-s.idle:
+		case <-ctx.Done():
+			cut = ctx.Err()
+		}
+	}
+	done := make(chan struct{})
 	if cut == nil {
 		s.closeSessions()
-		cut = s.awaitClosed(ctx)
+		go func() {
+			defer close(done)
+			s.grpc.GracefulStop()
+		}()
+		select {
+		case <-done:
+		case <-ctx.Done():
+			cut = ctx.Err()
+		}
+	} else {
+		close(done)
 	}
 	s.grpc.Stop()
+	<-done
 	// Serve closes it, if Serve ran.
 	if err := s.listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
 		s.logger.Warn("closing a listener", "error", err)
@@ -154,48 +170,12 @@ func (s *Server) Stop(ctx context.Context) error {
 	return nil
 }
 
-// awaitIdle waits until no call is under way.
-func (s *Server) awaitIdle(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		idle := s.idle
-		s.mu.Unlock()
-		if s.inFlight.Load() == 0 {
-			return nil
-		}
-		select {
-		case <-idle:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// awaitClosed waits until clients have got all answers and the connections are
-// closed. If ctx is over first it closes them.
-func (s *Server) awaitClosed(ctx context.Context) error {
-	closed := make(chan struct{})
-	go func() {
-		defer close(closed)
-		s.grpc.GracefulStop()
-	}()
-	select {
-	case <-closed:
-		return nil
-	case <-ctx.Done():
-		s.grpc.Stop() // ends GracefulStop
-		<-closed
-		return ctx.Err()
-	}
-}
-
 // closeSessions lets every stream end in order.
 func (s *Server) closeSessions() {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.closing = true
-	sessions := slices.Collect(maps.Keys(s.sessions))
-	s.mu.Unlock() // a session's lock is taken before the server's, never after
-	for _, one := range sessions {
+	for one := range s.sessions {
 		one.close()
 	}
 }
@@ -212,10 +192,10 @@ func (s *Server) enter() bool {
 
 func (s *Server) leave() {
 	if s.inFlight.Add(-1) == 0 && s.stopping.Load() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		close(s.idle)
-		s.idle = make(chan struct{})
+		select {
+		case s.idle <- struct{}{}:
+		default:
+		}
 	}
 }
 

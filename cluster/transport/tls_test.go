@@ -123,24 +123,6 @@ func TestNodesOfOneAuthorityTalkOverTLS13(t *testing.T) {
 	isOneOf(t, err, transport.ErrNotSent)
 }
 
-// spoiledCertificate is one that no node of the cluster has.
-type spoiledCertificate struct {
-	name   string
-	ca     *authority
-	change func(*x509.Certificate)
-}
-
-func spoiled(ours, theirs *authority) []spoiledCertificate {
-	return []spoiledCertificate{
-		{"another authority", theirs, nil},
-		{"another name", ours, func(c *x509.Certificate) { c.DNSNames = []string{"localhost"} }},
-		{"no name", ours, func(c *x509.Certificate) { c.DNSNames = nil; c.Subject.CommonName = transport.NodeName }},
-		{"expired", ours, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }},
-		{"not yet valid", ours, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }},
-		{"other use", ours, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }},
-	}
-}
-
 func TestWhoeverIsNoNodeOfTheClusterIsTurnedAway(t *testing.T) {
 	noLeaks(t)
 	ours, theirs := newAuthority(t), newAuthority(t)
@@ -150,7 +132,19 @@ func TestWhoeverIsNoNodeOfTheClusterIsTurnedAway(t *testing.T) {
 	n := serve(t, transport.ServerConfig{Handler: &handler{}, TLS: goodServer})
 	plain := serve(t, transport.ServerConfig{Handler: &handler{}})
 
-	for _, one := range spoiled(ours, theirs) {
+	cases := []struct {
+		name   string
+		ca     *authority
+		change func(*x509.Certificate)
+	}{
+		{"another authority", theirs, nil},
+		{"another name", ours, func(c *x509.Certificate) { c.DNSNames = []string{"localhost"} }},
+		{"no name", ours, func(c *x509.Certificate) { c.DNSNames = nil; c.Subject.CommonName = transport.NodeName }},
+		{"expired", ours, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }},
+		{"not yet valid", ours, func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Minute) }},
+		{"other use", ours, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }},
+	}
+	for _, one := range cases {
 		f := newFiles(t)
 		one.ca.issue(t, f, one.change)
 		writePEM(t, f.ca, "CERTIFICATE", ours.cert.Raw) // it trusts us

@@ -72,7 +72,7 @@ func (n *Node) push(name string, end func(context.Context) error) {
 	n.stack = append(n.stack, closer{name, end})
 }
 
-// Addr is the address the gateway listens on.
+// Addr is the address the gateway listens on. Only for a node that serves clients.
 func (n *Node) Addr() net.Addr { return n.listener.Addr() }
 
 // Served ends when the gateway does, with its error if it failed.

@@ -113,12 +113,7 @@ func serve(ctx context.Context, cfg Completed, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if cfg.Dev {
-		err = n.Welcome(stdout)
-	} else {
-		_, err = fmt.Fprintf(stdout, "granary serves on %s\n", n.Addr())
-	}
-	if err == nil {
+	if err = n.Welcome(stdout); err == nil {
 		select {
 		case <-ctx.Done():
 		case err = <-n.Served():
@@ -151,8 +146,16 @@ func (n *Node) writeDevTokens() (string, error) {
 	return path, writeSecret(path, token.Reveal()+"\n")
 }
 
-// Welcome writes the development tokens and says how to go on.
+// Welcome says how to go on; a development server's tokens are written before.
 func (n *Node) Welcome(out io.Writer) error {
+	if n.listener == nil {
+		_, err := fmt.Fprintf(out, "granary owns a share of the cluster as node %s and serves no clients\n", n.cfg.Node)
+		return err
+	}
+	if !n.cfg.Dev {
+		_, err := fmt.Fprintf(out, "granary serves on %s\n", n.Addr())
+		return err
+	}
 	path, err := n.writeDevTokens()
 	if err != nil {
 		return err

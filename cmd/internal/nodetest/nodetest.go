@@ -96,11 +96,11 @@ func (s *Server) tryStart(ctx context.Context) error {
 		s.node = nil
 		return err
 	}
-	if r := s.cfg.Cluster.Roles; len(r) > 0 && !slices.Contains(r, "gateway") {
-		return nil // nobody to connect to
-	}
 	if err := s.node.Welcome(logDiscard{}); err != nil {
 		return err
+	}
+	if r := s.cfg.Cluster.Roles; len(r) > 0 && !slices.Contains(r, "gateway") {
+		return nil // nobody to connect to
 	}
 	s.URL = s.node.URL()
 	if s.Clients, err = s.clients("dev-token"); err != nil {
