@@ -34,6 +34,7 @@ type Load struct {
 	mu     sync.Mutex
 	failed []string
 	worst  time.Duration // longest call, with its retries
+	slow   string        // which that was
 }
 
 // loadKB is what the clients of one knowledge base know.
@@ -76,14 +77,17 @@ func (l *Load) call(what string, f func(context.Context, *Clients) error) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), loadTime)
 	defer cancel()
 	start := time.Now()
-	var err error
+	var err, last error
+	tries := 0
 	for {
+		tries++
 		nodes := l.through()
 		m := nodes[rand.IntN(len(nodes))]
 		if err = f(ctx, m.Clients); err == nil {
 			break
 		}
 		err = fmt.Errorf("%s through %s after %v: %w", what, m.Name, time.Since(start).Round(time.Millisecond), err)
+		last = err
 		if !l.retry || !passing(err) || ctx.Err() != nil {
 			break
 		}
@@ -94,7 +98,9 @@ func (l *Load) call(what string, f func(context.Context, *Clients) error) bool {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.worst = max(l.worst, time.Since(start))
+	if took := time.Since(start); took > l.worst {
+		l.worst, l.slow = took, fmt.Sprintf("%s, begun %s, %d tries, last refusal: %v", what, start.UTC().Format(time.StampMilli), tries, last)
+	}
 	if err != nil {
 		l.failed = append(l.failed, err.Error())
 	}
@@ -243,8 +249,8 @@ func (l *Load) End() {
 	l.settleDown()
 	close(l.stop)
 	l.wg.Wait()
-	l.t.Logf("load: %d writes, %d documents, %d reads, %d searches, %d lists; longest call %v", l.Writes.Load(), l.Documents.Load(),
-		l.Reads.Load(), l.Searches.Load(), l.Lists.Load(), l.worst.Round(time.Millisecond))
+	l.t.Logf("load: %d writes, %d documents, %d reads, %d searches, %d lists; longest call %v: %s", l.Writes.Load(), l.Documents.Load(),
+		l.Reads.Load(), l.Searches.Load(), l.Lists.Load(), l.worst.Round(time.Millisecond), l.slow)
 	for i, f := range l.failed {
 		if i == 5 {
 			l.t.Errorf("and %d more", len(l.failed)-i)
