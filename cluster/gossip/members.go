@@ -62,6 +62,8 @@ const (
 	remember = time.Hour
 	// rememberReplaced is the same for one whose node has a later boot.
 	rememberReplaced = time.Minute
+	// maxNotes bounds what waits to be logged.
+	maxNotes = 1000
 )
 
 // members is the list. memberlist calls its Notify methods with a lock held:
@@ -75,7 +77,13 @@ type members struct {
 
 	mu    sync.Mutex
 	m     map[string]*member
-	notes []Member
+	notes []note
+}
+
+// note is a change of state to be logged.
+type note struct {
+	Member
+	was State
 }
 
 type member struct {
@@ -202,10 +210,12 @@ func (t *members) set(e *member, s State) {
 	if e.State == s {
 		return
 	}
+	n := note{Member: e.Member, was: e.State}
 	e.State, e.Since = s, time.Now()
+	n.State = s
 	// Logged elsewhere: a slow log must not hold memberlist's lock.
-	if len(t.notes) < 1000 {
-		t.notes = append(t.notes, e.Member)
+	if len(t.notes) < maxNotes {
+		t.notes = append(t.notes, n)
 	}
 	poke(t.noted)
 }
@@ -289,7 +299,7 @@ func (t *members) flush(ctx context.Context) {
 	for _, m := range notes {
 		level := slog.LevelInfo
 		switch {
-		case m.ID == t.self || m.State == Suspect:
+		case m.ID == t.self || m.State == Suspect || m.was == Suspect && m.State == Alive:
 			level = slog.LevelDebug
 		case m.State == Dead:
 			level = slog.LevelWarn
