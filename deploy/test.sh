@@ -1,21 +1,31 @@
 #!/usr/bin/env bash
-# All tests, with the race detector. Installs the C compiler that the race
-# detector needs if there is none (Debian packages), and says so.
+# All tests, with the race detector. Installs what they need and is not there
+# (Debian packages: a C compiler for the race detector; iproute2, with which the
+# cluster tests cut networks), and says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-if ! command -v "${CC:-gcc}" >/dev/null 2>&1; then
-	echo "test: no C compiler for the race detector, installing Debian packages gcc and libc6-dev"
-	sudo=""
+# install REASON PACKAGE…
+install() {
+	echo "test: $1, installing Debian packages ${*:2}"
+	local sudo=""
 	[ "$(id -u)" -eq 0 ] || sudo="sudo"
 	$sudo apt-get update -qq
-	$sudo apt-get install -y -qq gcc libc6-dev
+	$sudo apt-get install -y -qq "${@:2}"
+}
+
+if ! command -v "${CC:-gcc}" >/dev/null 2>&1; then
+	install "no C compiler for the race detector" gcc libc6-dev
 fi
 export CGO_ENABLED=1
 # The PostgreSQL tests install the Debian package themselves; here they must not be skipped
-# where that is possible.
+# where that is possible. Network namespaces are for root, too; without them those tests are
+# skipped, and say so.
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
 	export GRANARY_TEST_REQUIRE_POSTGRES=1
+	if ! command -v ip >/dev/null 2>&1; then
+		install "no ip command for network namespaces" iproute2 || echo "test: not installed; the tests in network namespaces will be skipped"
+	fi
 fi
 # Two packages at a time: the multi-process tests bring load of their own.
 exec go test -race -p 2 -timeout 30m ${TESTFLAGS:-} ./...
