@@ -18,6 +18,10 @@ build: ## Build bin/granary
 run: build ## Build and run a development server on http://127.0.0.1:8080, data in ./data
 	./bin/granary serve --dev
 
+.PHONY: cluster
+cluster: build ## Run three nodes and a private PostgreSQL on this machine, data in ./data/cluster; ^C stops all
+	@deploy/cluster.sh $(CLUSTERFLAGS)
+
 .PHONY: install
 install: ## Install granary into GOBIN
 	$(GO) install ./cmd/granary

@@ -35,6 +35,9 @@ type Options struct {
 	Settings []string
 	// Dir is where the server's folder is made; "" is the system's temporary folder.
 	Dir string
+	// Home, when set, is the server's folder: made by the first Start, and kept by
+	// Stop, so that the next Start finds the data. For one server at a time.
+	Home string
 }
 
 // Harness is one server shared by the tests of a package. It starts with the

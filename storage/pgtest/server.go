@@ -55,13 +55,9 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := os.MkdirTemp(opts.Dir, "granary-pg-")
-	if err != nil {
-		return nil, fmt.Errorf("pgtest: %w", err)
-	}
-	s := &Server{bin: bin, root: root, password: rand.Text(), port: 5432, tcp: opts.TCP, opts: opts, as: as}
-	if err := s.create(ctx); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(root))
+	s := &Server{bin: bin, password: rand.Text(), port: 5432, tcp: opts.TCP, opts: opts, as: as}
+	if err := s.settle(ctx); err != nil {
+		return nil, err
 	}
 	if err := s.run(ctx); err != nil {
 		return nil, errors.Join(err, s.Stop())
@@ -71,15 +67,27 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 
 func (s *Server) data() string { return filepath.Join(s.root, "data") }
 
-// create runs initdb. The password file is gone before anything listens.
-func (s *Server) create(ctx context.Context) error {
+// settle gives the server a folder with a cluster, and a port.
+func (s *Server) settle(ctx context.Context) (err error) {
 	if s.tcp {
-		port, err := freePort(ctx)
-		if err != nil {
+		if s.port, err = freePort(ctx); err != nil {
 			return err
 		}
-		s.port = port
 	}
+	if s.opts.Home != "" {
+		return s.moveIn(ctx)
+	}
+	if s.root, err = os.MkdirTemp(s.opts.Dir, "granary-pg-"); err != nil {
+		return fmt.Errorf("pgtest: %w", err)
+	}
+	if err := s.create(ctx); err != nil {
+		return errors.Join(err, os.RemoveAll(s.root))
+	}
+	return nil
+}
+
+// create runs initdb. The password file is gone before anything listens.
+func (s *Server) create(ctx context.Context) error {
 	pw := filepath.Join(s.root, "pw")
 	if err := os.WriteFile(pw, []byte(s.password), 0o600); err != nil {
 		return fmt.Errorf("pgtest: %w", err)
@@ -134,11 +142,11 @@ func (s *Server) run(ctx context.Context) error {
 
 func (s *Server) arguments() []string {
 	onOff := map[bool]string{false: "off", true: "on"}
-	args := []string{"-D", s.data(), "-k", s.root, "-p", strconv.Itoa(s.port)}
-	listen := ""
+	socket, listen := s.root, ""
 	if s.tcp {
-		listen = "127.0.0.1"
+		socket, listen = "", "127.0.0.1" // the path of a socket may not be long
 	}
+	args := []string{"-D", s.data(), "-k", socket, "-p", strconv.Itoa(s.port)}
 	settings := []string{
 		"listen_addresses=" + listen, "fsync=" + onOff[s.opts.Fsync], "full_page_writes=" + onOff[s.opts.Fsync],
 		"max_connections=200", "shared_buffers=64MB", "logging_collector=off", "log_destination=stderr",
@@ -182,9 +190,13 @@ func (s *Server) Pause() error { return s.end(Fast) }
 // Resume starts a paused server at the same address.
 func (s *Server) Resume(ctx context.Context) error { return s.run(ctx) }
 
-// Stop ends the server, by its process id, and removes its folder. Idempotent.
+// Stop ends the server, by its process id, and removes its folder unless it is
+// Options.Home. Idempotent.
 func (s *Server) Stop() error {
 	err := s.end(Fast)
+	if s.opts.Home != "" {
+		return err
+	}
 	return errors.Join(err, os.RemoveAll(s.root))
 }
 

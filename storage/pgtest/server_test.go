@@ -80,6 +80,56 @@ func TestServerOverTCPRestartsAndLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestServerWithAHomeFindsItsDataAgain(t *testing.T) {
+	home := filepath.Join(openTempDir(t), strings.Repeat("deep", 20), "home") // too long for a socket
+	for i, statement := range []string{"CREATE TABLE kept AS SELECT 1 AS answer", "UPDATE kept SET answer = 2", "DROP TABLE kept"} {
+		s, err := Start(t.Context(), Options{TCP: true, Home: home})
+		SkipWithout(t, err)
+		if _, err := Start(t.Context(), Options{TCP: true, Home: home}); err == nil {
+			t.Error("two servers over one folder")
+		}
+		if err := errors.Join(s.Do(t.Context(), "postgres", statement), s.Stop()); err != nil {
+			t.Fatalf("start %d: %v", i+1, err)
+		}
+	}
+	info, err := os.Stat(filepath.Join(home, "password"))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("password: %v %v", info, err)
+	}
+}
+
+// openTempDir is a temporary folder that the server's account can enter.
+func openTempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "granary-pg-home-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestHomeThatTheServerCannotEnterIsSaid(t *testing.T) {
+	dir := openTempDir(t)
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{as: &account{name: "somebody"}}
+	if err := s.reachable(dir); err == nil || !strings.Contains(err.Error(), "somebody") || !strings.Contains(err.Error(), dir) {
+		t.Fatal(err)
+	}
+	if err := (&Server{}).reachable(dir); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestEachTestGetsACloneOfTheTemplate(t *testing.T) {
 	h := New(Options{Migrate: func(ctx context.Context, url string) error {
 		conn, err := pgx.Connect(ctx, url)
