@@ -172,9 +172,13 @@ func (c *client) remove(id string) error {
 }
 
 func (c *client) reprocess(id string) error {
-	_, err := c.call(&nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_ReprocessDocument{
-		ReprocessDocument: &granaryv1.ReprocessDocumentRequest{Name: id}}})
+	_, err := c.call(reprocessCall(id))
 	return err
+}
+
+func reprocessCall(id string) *nodev1.KnowledgeBaseCall {
+	return &nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_ReprocessDocument{
+		ReprocessDocument: &granaryv1.ReprocessDocumentRequest{Name: id}}}
 }
 
 func (c *client) deleteKB() error {

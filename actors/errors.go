@@ -28,6 +28,11 @@ func (e *unapplied) Unwrap() error { return e.err }
 // its own, that the call may be repeated.
 func (e *unapplied) NotApplied() bool { return true }
 
+func isUnapplied(err error) bool {
+	_, ok := errors.AsType[*unapplied](err)
+	return ok
+}
+
 // movedError sends a call to the next owner.
 func movedError() error {
 	return &unapplied{kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the object is being moved; try again").After(50 * time.Millisecond)}

@@ -21,6 +21,10 @@ func (g *kbGrain) handle(c call) {
 		g.serve(c, m)
 		return
 	}
+	if m.GetSearch().GetAllowStale() {
+		g.searchStale(c, m)
+		return
+	}
 	g.current(orReply(c, func() { g.serve(c, m) }))
 }
 
@@ -57,7 +61,7 @@ func (g *kbGrain) serve(c call, m *nodev1.KnowledgeBaseCall) {
 		if g.kb.Exists() == nil {
 			g.ensureIndex(nil) // loads while the settings are fetched
 		}
-		g.withSettings(orReply(c, func() { g.search(c, op.Search) }))
+		g.withSettings(orReply(c, func() { g.search(c, op.Search, false) }))
 	case *nodev1.KnowledgeBaseCall_ReadEvents:
 		g.readEvents(c, op.ReadEvents)
 	case *nodev1.KnowledgeBaseCall_Wake:

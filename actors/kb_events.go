@@ -167,7 +167,7 @@ func (g *kbGrain) notify() {
 			continue
 		}
 		m.stop()
-		g.search(m.call, m.request)
+		g.search(m.call, m.request, false) // the commit has shown that it is current
 	}
 	w.reached = waiting
 }

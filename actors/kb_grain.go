@@ -188,6 +188,8 @@ func (g *kbGrain) receiveWork(ctx actor.Context) {
 		g.endWatch(m.w)
 	case *minRevision:
 		g.dropWaiting(m)
+	case *staleMsg:
+		g.answerStale(m.search)
 	}
 }
 

@@ -29,14 +29,15 @@ type minRevision struct {
 	stop     func() bool
 }
 
-// search answers a query on the index as committed. Everything after the
-// mailbox's look at the state runs on a goroutine of its own.
-func (g *kbGrain) search(c call, r *granaryv1.SearchRequest) {
+// search answers a query on the index as committed; stale says that it may not be
+// the newest. Everything after the mailbox's look at the state runs on a
+// goroutine of its own.
+func (g *kbGrain) search(c call, r *granaryv1.SearchRequest, stale bool) {
 	if err := g.kb.Exists(); err != nil {
 		g.answer(c, errorReply(err))
 		return
 	}
-	if g.unborn(func() { g.search(c, r) }, c) {
+	if g.unborn(func() { g.search(c, r, stale) }, c) {
 		return
 	}
 	if strings.TrimSpace(r.GetQuery()) == "" {
@@ -58,7 +59,7 @@ func (g *kbGrain) search(c call, r *granaryv1.SearchRequest) {
 		return
 	}
 	s := g.work.settings
-	q := &query{deps: g.deps, kbID: g.id.ID, scope: g.scope(), request: r, filter: filter,
+	q := &query{deps: g.deps, kbID: g.id.ID, scope: g.scope(), request: r, filter: filter, stale: stale,
 		eff: kb.Resolve(g.deps.builtIn(), s.config, g.kb.Config(), override), own: g.kb.ConfigVersion(), tenant: s.version}
 	g.ensureIndex(orReply(c, func() {
 		ix := g.work.index
@@ -130,6 +131,7 @@ type query struct {
 	filter      *search.Filter
 	eff         kb.Effective
 	own, tenant int64
+	stale       bool
 	view        func() *search.View // the newest
 	docs        func(key any) (any, bool)
 	gone        func() bool // the index was given up
@@ -173,7 +175,7 @@ func (q *query) run(ctx context.Context) (*granaryv1.SearchResponse, error) {
 		return nil, &unapplied{kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the index was given up meanwhile; try again").After(kbIndexRetry)}
 	}
 	q.step("search", time.Since(start), res.Plan.Why)
-	out := &granaryv1.SearchResponse{Hits: hits, Revision: int64(res.Revision), FallbackUsed: q.fallback, Message: q.message,
+	out := &granaryv1.SearchResponse{Hits: hits, Revision: int64(res.Revision), FallbackUsed: q.fallback, Message: q.message, Stale: q.stale,
 		Applied: effectiveProto(q.eff, q.own, q.tenant)}
 	if q.request.GetExplain() {
 		out.Explain = q.explain(res)
@@ -257,8 +259,12 @@ func (q *query) hits(ctx context.Context, found []search.Hit) (out []*granaryv1.
 	if len(refs) == 0 {
 		return nil, moved, nil
 	}
-	rows, err := q.deps.Chunks.ChunksByRef(ctx, q.scope, refs)
-	if err != nil {
+	rows, err := q.texts(ctx, refs)
+	textless := err != nil && q.request.GetAllowStale() && ctx.Err() == nil
+	switch {
+	case textless:
+		q.message = "the store does not answer; the hits have no text"
+	case err != nil:
 		return nil, false, kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the texts of the hits cannot be read; try again").After(time.Second)
 	}
 	out = make([]*granaryv1.Hit, 0, len(refs))
@@ -269,13 +275,26 @@ func (q *query) hits(ctx context.Context, found []search.Hit) (out []*granaryv1.
 			continue
 		}
 		row, ok := rows[journal.ChunkRef{Attempt: h.Attempt, Ordinal: h.Ordinal}]
-		if !ok {
+		if !ok && textless {
+			row.Ordinal = h.Ordinal
+		} else if !ok {
 			return nil, false, changedError() // never an answer that silently lacks it
 		}
 		out = append(out, q.hit(h, d, row))
 	}
 	q.step("texts", time.Since(start), fmt.Sprintf("%d chunks", len(out)))
 	return out, moved, nil
+}
+
+// texts reads the chunks of hits. A search that may be stale does not wait long
+// for a store that is down.
+func (q *query) texts(ctx context.Context, refs []journal.ChunkRef) (map[journal.ChunkRef]journal.Chunk, error) {
+	if q.request.GetAllowStale() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, staleTexts)
+		defer cancel()
+	}
+	return q.deps.Chunks.ChunksByRef(ctx, q.scope, refs)
 }
 
 // live gives the document of a hit if its attempt is still the committed one;

@@ -23,7 +23,32 @@ type rowStore struct {
 	mu   sync.Mutex
 	rows []journal.DueWakeup // the most overdue first
 	err  error
+
+	owner actors.Ownership
+	kick  func()
 }
+
+// owning is the ownership of a node that has the grains named.
+type owning struct {
+	mu  sync.Mutex
+	ids map[string]bool
+}
+
+func (o *owning) Claim(id journal.Identity) (journal.Claim, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return journal.Claim{}, o.ids[id.ID]
+}
+
+func (o *owning) set(id string, own bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ids[id] = own
+}
+
+func (*owning) Lease() (uint64, bool) { return 0, true }
+func (*owning) Lone() bool            { return false }
+func (*owning) Outdated()             {}
 
 func (s *rowStore) DueWakeups(_ context.Context, now time.Time, limit int) ([]journal.DueWakeup, error) {
 	s.mu.Lock()
@@ -76,7 +101,8 @@ func waking(t *testing.T, s *rowStore, test func(t *testing.T, b *bell)) {
 				b.stuck[s.rows[i].Identity.ID] = true
 			}
 		}
-		w := actors.NewGrains(actors.Deps{Store: s, Asker: b, Logger: slog.New(slog.DiscardHandler)}).Waker()
+		w := actors.NewGrains(actors.Deps{Store: s, Asker: b, Owner: s.owner, Logger: slog.New(slog.DiscardHandler)}).Waker()
+		s.kick = w.Kick
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
@@ -178,6 +204,79 @@ func TestWakerOutlivesAStoreThatFails(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		if b.count("kb") != 1 {
 			t.Errorf("woken %d times when the store is back", b.count("kb"))
+		}
+	})
+}
+
+// I10: of several nodes each wakes its own; rows of others only when they are
+// long overdue, in case nobody does.
+func TestRowsAreWokenByTheirOwner_I10(t *testing.T) {
+	s := &rowStore{rows: []journal.DueWakeup{row("mine", "a", 0), row("theirs", "a", 0), row("mine later", "a", 20*time.Second),
+		row("theirs later", "a", 20*time.Second)}, owner: &owning{ids: map[string]bool{"mine": true, "mine later": true}}}
+	waking(t, s, func(t *testing.T, b *bell) {
+		want := func(when string, mine, later, theirs, theirsLater int) {
+			t.Helper()
+			synctest.Wait()
+			got := [4]int{b.count("mine"), b.count("mine later"), b.count("theirs"), b.count("theirs later")}
+			if got != [4]int{mine, later, theirs, theirsLater} {
+				t.Errorf("%s: woken %v", when, got)
+			}
+		}
+		want("at the start", 1, 1, 0, 0)
+		time.Sleep(29*time.Second + 500*time.Millisecond)
+		want("after 29 s", 3, 2, 0, 0)
+		time.Sleep(2 * time.Second)
+		want("after 31 s", 4, 3, 1, 0)
+		time.Sleep(20 * time.Second)
+		want("after 51 s", 6, 5, 3, 1)
+	})
+}
+
+// I10: after a change of the view the grains that came to this node go on at
+// once, also where their rows are due later.
+func TestTakenOverWorkGoesOnAtOnce_I10(t *testing.T) {
+	own := &owning{ids: map[string]bool{"mine": true}}
+	s := &rowStore{rows: []journal.DueWakeup{row("mine", "a", 0), row("new", "a", time.Hour), row("other", "a", time.Hour)}, owner: own}
+	waking(t, s, func(t *testing.T, b *bell) {
+		time.Sleep(1500 * time.Millisecond)
+		own.set("new", true)
+		s.kick()
+		synctest.Wait()
+		if b.count("new") != 1 || b.count("mine") != 2 || b.count("other") != 0 {
+			t.Errorf("woken %v", b.rung)
+		}
+		s.mu.Lock()
+		s.err = journal.ErrUnavailable
+		s.mu.Unlock()
+		own.set("other", true)
+		s.kick()
+		synctest.Wait()
+		s.mu.Lock()
+		s.err = nil
+		s.mu.Unlock()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if b.count("other") != 1 {
+			t.Error("a look that failed was not made up for")
+		}
+	})
+}
+
+// I10: the rows of others hide none of one's own, however many they are.
+func TestRowsOfOthersHideNothing_I10(t *testing.T) {
+	const n = 5000
+	s := &rowStore{owner: &owning{ids: map[string]bool{"mine": true}}}
+	for i := range n {
+		s.rows = append(s.rows, row(fmt.Sprintf("theirs-%d", i), "work", 0))
+	}
+	s.rows = append(s.rows, row("mine", "work", 0))
+	waking(t, s, func(t *testing.T, b *bell) {
+		if b.count("mine") != 1 {
+			t.Error("not woken")
+		}
+		time.Sleep(12 * time.Second)
+		if b.count("mine") != 2 || len(b.rung) != 1 {
+			t.Errorf("%d were woken", len(b.rung))
 		}
 	})
 }

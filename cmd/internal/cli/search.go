@@ -35,6 +35,7 @@ func (a *app) searchCommand() *cobra.Command {
 	cmd.Flags().StringVar(&req.Filter, "filter", "", "only chunks for which this `expression` holds")
 	cmd.Flags().BoolVar(&req.Explain, "explain", false, "also show how the answer was made")
 	cmd.Flags().Int64Var(&req.MinRevision, "min-revision", 0, "answer from at least this revision")
+	cmd.Flags().BoolVar(&req.AllowStale, "allow-stale", false, "rather an answer that may be out of date than none while the store is down")
 	cmd.Flags().StringVar(&req.Language, "language", "", "language of the query, ISO 639-1 (default: told from its text)")
 	set := addSettings(cmd, "retrieval.")
 	cmd.RunE = a.run(func(ctx context.Context, s *session, out *output, args []string) error {
@@ -57,6 +58,11 @@ func (a *app) searchCommand() *cobra.Command {
 func (o *output) answer(res *granaryv1.SearchResponse) error {
 	if res.GetFallbackUsed() != "" {
 		o.notef("note: answered by %s: %s", oneLine(res.GetFallbackUsed()), oneLine(res.GetMessage()))
+	} else if res.GetMessage() != "" {
+		o.notef("note: %s", oneLine(res.GetMessage()))
+	}
+	if res.GetStale() {
+		o.notef("note: stale: as of revision %d, newer changes may be missing", res.GetRevision())
 	}
 	explain := res.GetExplain() != nil
 	var err error

@@ -37,7 +37,10 @@ type SearchRequest struct {
 	// Also say how the answer was made.
 	Explain bool `protobuf:"varint,6,opt,name=explain,proto3" json:"explain,omitempty"`
 	// ISO 639-1 of the query; told from its text when empty.
-	Language      string `protobuf:"bytes,7,opt,name=language,proto3" json:"language,omitempty"`
+	Language string `protobuf:"bytes,7,opt,name=language,proto3" json:"language,omitempty"`
+	// Answer from memory when it cannot be made sure that this is the newest state,
+	// for example while the store is down. The response says so.
+	AllowStale    bool `protobuf:"varint,8,opt,name=allow_stale,json=allowStale,proto3" json:"allow_stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -121,6 +124,13 @@ func (x *SearchRequest) GetLanguage() string {
 	return ""
 }
 
+func (x *SearchRequest) GetAllowStale() bool {
+	if x != nil {
+		return x.AllowStale
+	}
+	return false
+}
+
 type SearchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Hits  []*Hit                 `protobuf:"bytes,1,rep,name=hits,proto3" json:"hits,omitempty"`
@@ -129,9 +139,12 @@ type SearchResponse struct {
 	// Settings that applied, and which layer each came from.
 	Applied *EffectiveConfig `protobuf:"bytes,3,opt,name=applied,proto3" json:"applied,omitempty"`
 	// Set when a weaker method had to answer, for example keyword_search.
-	FallbackUsed  string   `protobuf:"bytes,4,opt,name=fallback_used,json=fallbackUsed,proto3" json:"fallback_used,omitempty"`
-	Message       string   `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
-	Explain       *Explain `protobuf:"bytes,6,opt,name=explain,proto3" json:"explain,omitempty"`
+	FallbackUsed string   `protobuf:"bytes,4,opt,name=fallback_used,json=fallbackUsed,proto3" json:"fallback_used,omitempty"`
+	Message      string   `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
+	Explain      *Explain `protobuf:"bytes,6,opt,name=explain,proto3" json:"explain,omitempty"`
+	// With allow_stale only: newer changes may be missing. Hits have no text when
+	// that could not be read either.
+	Stale         bool `protobuf:"varint,7,opt,name=stale,proto3" json:"stale,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +219,13 @@ func (x *SearchResponse) GetExplain() *Explain {
 		return x.Explain
 	}
 	return nil
+}
+
+func (x *SearchResponse) GetStale() bool {
+	if x != nil {
+		return x.Stale
+	}
+	return false
 }
 
 // A chunk that answers the query.
@@ -687,7 +707,7 @@ var File_granary_v1_search_proto protoreflect.FileDescriptor
 const file_granary_v1_search_proto_rawDesc = "" +
 	"\n" +
 	"\x17granary/v1/search.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17granary/v1/config.proto\"\xec\x02\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17granary/v1/config.proto\"\x8d\x03\n" +
 	"\rSearchRequest\x12`\n" +
 	"\x0eknowledge_base\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18N2.^(knowledgeBases/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\rknowledgeBase\x12 \n" +
 	"\x05query\x18\x02 \x01(\tB\n" +
@@ -696,14 +716,17 @@ const file_granary_v1_search_proto_rawDesc = "" +
 	"\x06filter\x18\x04 \x01(\tB\b\xbaH\x05r\x03(\x80 R\x06filter\x12*\n" +
 	"\fmin_revision\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\vminRevision\x12\x18\n" +
 	"\aexplain\x18\x06 \x01(\bR\aexplain\x124\n" +
-	"\blanguage\x18\a \x01(\tB\x18\xbaH\x15r\x13\x18\b2\x0f^([a-z]{2,3})?$R\blanguage\"\xf6\x01\n" +
+	"\blanguage\x18\a \x01(\tB\x18\xbaH\x15r\x13\x18\b2\x0f^([a-z]{2,3})?$R\blanguage\x12\x1f\n" +
+	"\vallow_stale\x18\b \x01(\bR\n" +
+	"allowStale\"\x8c\x02\n" +
 	"\x0eSearchResponse\x12#\n" +
 	"\x04hits\x18\x01 \x03(\v2\x0f.granary.v1.HitR\x04hits\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x125\n" +
 	"\aapplied\x18\x03 \x01(\v2\x1b.granary.v1.EffectiveConfigR\aapplied\x12#\n" +
 	"\rfallback_used\x18\x04 \x01(\tR\ffallbackUsed\x12\x18\n" +
 	"\amessage\x18\x05 \x01(\tR\amessage\x12-\n" +
-	"\aexplain\x18\x06 \x01(\v2\x13.granary.v1.ExplainR\aexplain\"\xbf\x04\n" +
+	"\aexplain\x18\x06 \x01(\v2\x13.granary.v1.ExplainR\aexplain\x12\x14\n" +
+	"\x05stale\x18\a \x01(\bR\x05stale\"\xbf\x04\n" +
 	"\x03Hit\x12\x1a\n" +
 	"\bdocument\x18\x01 \x01(\tR\bdocument\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x18\n" +
