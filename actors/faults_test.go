@@ -28,6 +28,7 @@ type hook func(o op, do func() error) error
 type faults struct {
 	mu      sync.Mutex
 	hooks   map[string]hook
+	any     hook // of operations without one
 	calls   map[string]int
 	seen    map[string]bool // chunk hashes that were given vectors
 	created []string        // ids of blobs that fetches made
@@ -71,6 +72,9 @@ func (f *faults) run(o op, do func() error) error {
 	f.calls[o.name]++
 	f.calls[o.name+"/"+o.grain.Kind]++
 	h := f.hooks[o.name]
+	if h == nil {
+		h = f.any
+	}
 	burnt := o.name != "DueWakeups" && f.burn() // looks at the clock, not at the work
 	f.mu.Unlock()
 	if burnt {

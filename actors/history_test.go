@@ -20,6 +20,8 @@ type step struct {
 	kind       string // "add", "remove", "get"
 	begin, end int64  // order; an outcome that is not known may come at any time
 	version    int64  // of a success
+	revision   int64  // that an answer named, 0 for none
+	doc, hash  string // of a history of several: the document, and what an add brought
 	result     string // "ok", "missing", "leaving" (it is being deleted), "unknown", "none" (refused, nothing done)
 }
 
@@ -94,8 +96,11 @@ func linearizable(steps []step) bool {
 
 // The checker tells good histories from bad ones.
 func TestCheckerKnowsGoodFromBad(t *testing.T) {
-	add := func(b, e, v int64) step { return step{"add", b, e, v, "ok"} }
-	get := func(b, e, v int64) step { return step{"get", b, e, v, "ok"} }
+	op := func(kind string, b, e, v int64, result string) step {
+		return step{kind: kind, begin: b, end: e, version: v, result: result}
+	}
+	add := func(b, e, v int64) step { return op("add", b, e, v, "ok") }
+	get := func(b, e, v int64) step { return op("get", b, e, v, "ok") }
 	for name, c := range map[string]struct {
 		steps []step
 		want  bool
@@ -103,12 +108,12 @@ func TestCheckerKnowsGoodFromBad(t *testing.T) {
 		"in order":                 {[]step{add(1, 2, 1), get(3, 4, 1), add(5, 6, 2)}, true},
 		"overlapping":              {[]step{add(1, 6, 1), get(2, 5, 1)}, true},
 		"stale read":               {[]step{add(1, 2, 1), add(3, 4, 2), get(5, 6, 1)}, false},
-		"lost":                     {[]step{add(1, 2, 1), {"get", 3, 4, 0, "missing"}}, false},
+		"lost":                     {[]step{add(1, 2, 1), op("get", 3, 4, 0, "missing")}, false},
 		"twice":                    {[]step{add(1, 2, 1), add(3, 4, 1)}, false},
-		"doubt applied late":       {[]step{{"add", 1, math.MaxInt64, 0, "unknown"}, {"get", 3, 4, 0, "missing"}, get(5, 6, 1)}, true},
-		"doubt flickers":           {[]step{{"add", 1, math.MaxInt64, 0, "unknown"}, get(3, 4, 1), {"get", 5, 6, 0, "missing"}}, false},
-		"refused but there":        {[]step{{"add", 1, 2, 0, "none"}, get(3, 4, 1)}, false},
-		"back after it was erased": {[]step{add(1, 2, 1), {"remove", 3, 4, 0, "ok"}, get(5, 6, 1)}, false},
+		"doubt applied late":       {[]step{op("add", 1, math.MaxInt64, 0, "unknown"), op("get", 3, 4, 0, "missing"), get(5, 6, 1)}, true},
+		"doubt flickers":           {[]step{op("add", 1, math.MaxInt64, 0, "unknown"), get(3, 4, 1), op("get", 5, 6, 0, "missing")}, false},
+		"refused but there":        {[]step{op("add", 1, 2, 0, "none"), get(3, 4, 1)}, false},
+		"back after it was erased": {[]step{add(1, 2, 1), op("remove", 3, 4, 0, "ok"), get(5, 6, 1)}, false},
 	} {
 		if got := linearizable(c.steps); got != c.want {
 			t.Errorf("%s: %v", name, got)

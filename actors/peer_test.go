@@ -186,11 +186,14 @@ func (p *peer) Ask(ctx context.Context, kind, tenant, id string, m proto.Message
 	ident := journal.Identity{Kind: kind, Tenant: tenant, ID: id}
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 200*time.Millisecond) {
 		p.mu.Lock()
-		to := p.others(p.view.owner(ident))
+		to := p.others(p.view.owner(ident)) // nil before it knows a view
 		p.mu.Unlock()
-		reply, err := to.serve(ctx, ident, m)
-		if err == nil || !notApplied(err) {
-			return reply, err
+		err := notHere()
+		if to != nil {
+			var reply proto.Message
+			if reply, err = to.serve(ctx, ident, m); err == nil || !notApplied(err) {
+				return reply, err
+			}
 		}
 		select {
 		case <-time.After(wait):
