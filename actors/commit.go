@@ -186,7 +186,7 @@ func (c *core) settle(m *committedMsg) []*write {
 	}
 	c.log().Error("commit failed, the activation ends", "error", m.err, "head", c.committed)
 	if c.broken == nil {
-		c.broken = commitError(m.err)
+		c.broken = movedError() // to all who were not part of it
 	}
 	if errors.Is(m.err, journal.ErrInDoubt) {
 		return nil

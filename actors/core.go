@@ -66,7 +66,7 @@ type core struct {
 	wakeSet   bool     // a wake-up row exists
 	broken    error    // why this activation ended; nothing more is decided
 	stopping  bool     // drain asked for
-	giveUp    func()   // ends the load under way
+	giveUp    func()   // ends what runs to load, to find out about a doubt, or to release
 	overdue   *time.Timer
 }
 

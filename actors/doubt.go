@@ -42,8 +42,9 @@ func (c *core) resolve() {
 		w.based = nil
 	}
 	fence, head, writes := c.fence, c.committed, c.inflight
+	ctx, cancel := context.WithTimeout(context.Background(), doubtTimeout)
+	c.giveUp = cancel
 	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), doubtTimeout)
 		defer cancel()
 		m := &resolvedMsg{verdicts: make([]verdict, len(writes))}
 		for i := range m.verdicts {

@@ -46,10 +46,11 @@ func doubtError() error {
 
 func internalError() error { return kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "internal error") }
 
-// commitError says what is known of a failed commit. One in doubt ends the
-// activation as a move does; what the write itself is told is found out later.
+// commitError says to the caller of a write what is known of its commit that
+// failed. One that the store did not take is not sent again: it would only be
+// refused again, after another load.
 func commitError(err error) error {
-	if isMoved(err) || errors.Is(err, journal.ErrInDoubt) {
+	if isMoved(err) {
 		return movedError()
 	}
 	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "the store cannot be reached; nothing was changed").After(time.Second)

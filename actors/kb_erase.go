@@ -50,6 +50,10 @@ func (g *kbGrain) aside(work func(context.Context) error, done func(error)) {
 
 // again repeats a step that failed, as long as this activation lives.
 func (g *kbGrain) again(what string, err error, step func()) {
+	if errors.Is(err, journal.ErrFenced) {
+		g.tell(&lostMsg{g.fence})
+		return
+	}
 	g.log().Warn(what, "error", err)
 	w := g.work
 	w.erasing++
@@ -174,9 +178,6 @@ func (g *kbGrain) sweep() {
 		g.work.sweeping = false
 		switch {
 		case g.kb.Phase() != kb.PhaseActive:
-			return
-		case errors.Is(err, journal.ErrFenced):
-			g.tell(&lostMsg{fence})
 			return
 		case err != nil:
 			g.again("leftovers not listed yet", err, g.sweep)

@@ -126,7 +126,7 @@ func (g *kbGrain) leave() {
 	seq := g.committed
 	small := g.stopping && !g.deps.lone && seq-g.snapshot < worthSnapshot
 	if !g.owned || seq == g.snapshot || small || g.kb.Phase() == kb.PhaseDeleted {
-		go g.release(g.fence, g.owned)
+		g.release()
 		return
 	}
 	timeout := loadTimeout
@@ -146,7 +146,7 @@ func (g *kbGrain) saved(ctx actor.Context, m *savedMsg) {
 	if g.stay(ctx) {
 		return
 	}
-	go g.release(g.fence, g.owned)
+	g.release()
 }
 
 // stay takes the calls that came while the grain was about to leave.

@@ -41,22 +41,26 @@ func (c *core) save(fence journal.Fence, seq int64, encode func() ([]byte, error
 
 const releaseAgain = 150 * time.Millisecond
 
-// release gives the grain up from a goroutine of its own. It insists for a while:
+// release gives the grain up on a goroutine of its own. It insists for a while:
 // the next owner waits for it.
-func (c *core) release(fence journal.Fence, owned bool) {
+func (c *core) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
-	defer cancel()
-	for owned {
-		err := c.deps.Store.Release(ctx, fence)
-		if err == nil {
-			break
+	c.giveUp = cancel
+	fence, owned := c.fence, c.owned
+	go func() {
+		defer cancel()
+		for owned {
+			err := c.deps.Store.Release(ctx, fence)
+			if err == nil {
+				break
+			}
+			if sleep(ctx, releaseAgain) != nil {
+				c.log().Warn("not released", "error", err)
+				break
+			}
 		}
-		if sleep(ctx, releaseAgain) != nil {
-			c.log().Warn("not released", "error", err)
-			break
-		}
-	}
-	c.tell(&releasedMsg{})
+		c.tell(&releasedMsg{})
+	}()
 }
 
 // restart forgets the activation that was released, but not who waits.
@@ -79,7 +83,7 @@ func (c *core) drain() bool {
 	}
 	c.stopping = true
 	c.overdue = time.AfterFunc(drainTimeout, func() { c.tell(&overdueMsg{}) })
-	if c.giveUp != nil {
+	if c.phase == phaseLoading {
 		c.giveUp()
 	}
 	return true

@@ -66,14 +66,9 @@ func (p *peer) Lease() (uint64, bool) {
 	return p.term, p.valid()
 }
 
-// valid ends the term of a lease that has run out.
-func (p *peer) valid() bool {
-	if p.held && time.Since(p.sent) >= ttl*9/10 {
-		p.held = false
-		p.term++
-	}
-	return p.held
-}
+// valid tells whether the lease can be relied on. The term of one that has run
+// out ends with the next renewal.
+func (p *peer) valid() bool { return p.held && time.Since(p.sent) < ttl*9/10 }
 
 // Lone implements actors.Ownership.
 func (*peer) Lone() bool { return false }
@@ -125,7 +120,11 @@ func (p *peer) renew(way time.Duration) error {
 	}
 	time.Sleep(way)
 	p.mu.Lock()
-	if p.valid(); time.Since(sent) < ttl*9/10 {
+	if p.held && !p.valid() {
+		p.held = false
+		p.term++
+	}
+	if time.Since(sent) < ttl*9/10 {
 		p.held, p.sent = true, sent
 	}
 	news := v.Version > p.view.Version

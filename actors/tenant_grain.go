@@ -70,7 +70,7 @@ func (g *tenantGrain) receiveLife(ctx actor.Context) {
 		g.released(ctx)
 	case *savedMsg:
 		g.snapshot = m.seq
-		go g.release(g.fence, g.owned)
+		g.release()
 	case *releasedMsg:
 		g.released(ctx)
 	case *overdueMsg:
@@ -153,7 +153,7 @@ func (g *tenantGrain) leave() {
 	g.phase = phaseLeaving
 	small := g.stopping && !g.deps.lone && g.committed-g.snapshot < worthSnapshot
 	if !g.owned || g.committed == g.snapshot || small {
-		go g.release(g.fence, g.owned)
+		g.release()
 		return
 	}
 	seq, encode, fence := g.committed, g.tenant.Freeze(), g.fence

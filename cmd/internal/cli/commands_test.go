@@ -304,19 +304,37 @@ func TestSearchSendsItsFlags(t *testing.T) {
 	url := f.serve(t, false)
 	wantCode(t, granary(t, url, world{}, "search", "knowledgeBases/handbook", "two", "words"), ExitOK)
 	wantCode(t, granary(t, url, world{}, "search", "handbook", "q", "--mode", "vector", "--top", "3", "--filter", "page >= 3", "--explain",
-		"--min-revision", "17", "--language", "de", "--keyword-weight", "0.25"), ExitOK)
+		"--min-revision", "17", "--language", "de", "--keyword-weight", "0.25", "--allow-stale"), ExitOK)
 	reqs := got[*granaryv1.SearchRequest](f)
 	if !proto.Equal(reqs[0], &granaryv1.SearchRequest{KnowledgeBase: "knowledgeBases/handbook", Query: "two words"}) {
 		t.Errorf("got %v", reqs[0])
 	}
 	want := &granaryv1.SearchRequest{
-		KnowledgeBase: "knowledgeBases/handbook", Query: "q", Filter: "page >= 3", Explain: true, MinRevision: 17, Language: "de",
+		KnowledgeBase: "knowledgeBases/handbook", Query: "q", Filter: "page >= 3", Explain: true, MinRevision: 17, Language: "de", AllowStale: true,
 		Retrieval: &granaryv1.RetrievalConfig{
 			Mode: granaryv1.SearchMode_SEARCH_MODE_VECTOR.Enum(), TopN: proto.Int32(3), KeywordWeight: proto.Float64(0.25),
 		},
 	}
 	if !proto.Equal(reqs[1], want) {
 		t.Errorf("got %v, want %v", reqs[1], want)
+	}
+}
+
+// An answer that may be out of date says so, and to which revision it is true.
+func TestStaleAnswersSaySo(t *testing.T) {
+	f := &fake{answer: func(m proto.Message) (proto.Message, error) {
+		reply, err := script(m)
+		if s, ok := reply.(*granaryv1.SearchResponse); ok {
+			s.FallbackUsed, s.Message, s.Stale = "", "the hits have no text", true
+		}
+		return reply, err
+	}}
+	r := granary(t, f.serve(t, false), world{}, "search", "handbook", "q", "--allow-stale")
+	wantCode(t, r, ExitOK)
+	for _, want := range []string{"note: the hits have no text\n", "note: stale: as of revision 78, newer changes may be missing\n"} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("stderr lacks %q: %q", want, r.stderr)
+		}
 	}
 }
 
