@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -10,7 +12,7 @@ import (
 )
 
 // gossipLeave bounds how long a node takes to say goodbye.
-const gossipLeave = time.Second
+const gossipLeave = 2 * time.Second
 
 // gossiping is gossip under one id of the node. Without it (its port is taken
 // for a moment, say) the node works: it only hears later of what happens.
@@ -27,13 +29,16 @@ func (s *sharing) startGossip(id protocol.NodeID) *gossiping {
 		return out
 	}
 	for try := 1; ; try++ {
-		g, err := gossip.Start(s.ctx, gossip.Config{ID: id.String(), Bind: c.Bind, Advertise: c.Advertise, Join: c.Join, Keys: c.Keys,
+		g, err := gossip.Start(s.ctx, gossip.Config{ID: id.String(), Bind: c.Bind, Advertise: c.Advertise, Join: c.Join, Keys: c.Keys, Cluster: c.Cluster,
 			Meta: s.meta(s.node.standing.Load().view.Version, false), Logger: s.log})
 		if err == nil {
 			out.g = g
 			return out
 		}
-		if s.ctx.Err() != nil || try == 5 {
+		if errors.Is(err, gossip.ErrConfig) {
+			s.ready(fmt.Errorf("%w: %w", ErrConfig, err)) // no later try will do better
+		}
+		if s.ctx.Err() != nil || try == 5 || errors.Is(err, gossip.ErrConfig) {
 			s.log.Error("no gossip", slog.Any("error", err))
 			return out
 		}

@@ -70,6 +70,7 @@ type GossipConfig struct {
 	Bind      string   // host:port
 	Advertise string   // host:port; "" = Bind
 	Join      []string // host:port of nodes to begin with
+	Cluster   string   // tells clusters on one network apart; "" = all are one
 	Keys      [][]byte // the first encrypts, all decrypt; none: plain text
 }
 

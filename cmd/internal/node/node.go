@@ -112,7 +112,7 @@ func (n *Node) startGrains(ctx context.Context) error {
 	}
 	n.grains = actors.NewGrains(deps)
 	waker := n.grains.Waker()
-	sharing, err := n.sharing(waker)
+	sharing, err := n.sharing(ctx, waker)
 	if err != nil {
 		return err
 	}

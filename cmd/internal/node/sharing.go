@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
 	"granary.dev/granary/actors"
@@ -82,7 +83,7 @@ func (n *Node) kinds() []cluster.Kind {
 }
 
 // sharing is how the node takes part in a cluster; nil when it is alone.
-func (n *Node) sharing(waker *actors.Waker) (*cluster.Shared, error) {
+func (n *Node) sharing(ctx context.Context, waker *actors.Waker) (*cluster.Shared, error) {
 	if !n.cfg.shared() {
 		return nil, nil
 	}
@@ -90,7 +91,11 @@ func (n *Node) sharing(waker *actors.Waker) (*cluster.Shared, error) {
 	out := &cluster.Shared{Store: n.database, Errors: actors.ErrorCodec{}, Listen: k.Actors, Zone: k.Zone, Version: version(),
 		Routes: !n.cfg.is(roleHost), Timing: n.cfg.timing(), Changed: waker.Kick, TenantKind: actors.KindTenant,
 		Gossip: cluster.GossipConfig{Bind: k.Gossip, Join: k.Join, Keys: n.cfg.gossip}}
-	var err error
+	id, err := n.database.Secret(ctx, "cluster-id", func() ([]byte, error) { return []byte(uuid.NewString()), nil })
+	if err != nil {
+		return nil, err
+	}
+	out.Gossip.Cluster = string(id)
 	if k.CertFile != "" {
 		if out.ClientTLS, out.ServerTLS, err = transport.TLSConfig(k.CAFile, k.CertFile, k.KeyFile, n.log); err != nil {
 			return nil, err
