@@ -23,6 +23,7 @@ import (
 var (
 	chaosFaults = flag.Int("chaos.faults", 0, "faults of the long form, the cuts included; 0: the short form")
 	chaosSeed   = flag.Uint64("chaos.seed", 0, "seed of the faults and the load; 0: from the clock")
+	chaosLogs   = flag.String("chaos.logs", "", "folder in which the nodes' logs are kept also after a test that passed")
 	chaosPerRun = flag.Int("chaos.round", 40, "faults between two checks of everything")
 )
 

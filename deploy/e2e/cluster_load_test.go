@@ -180,7 +180,11 @@ func (w *worker) perform(ctx context.Context, o *op) {
 
 // attempt makes one try and reports whether the operation is over.
 func (w *worker) attempt(ctx context.Context, o *op) bool {
-	ctx, cancel := context.WithTimeout(ctx, time.Duration(2000+w.random.IntN(5000))*time.Millisecond)
+	patience := time.Duration(2000+w.random.IntN(5000)) * time.Millisecond
+	if w.front != nil { // there is no second try
+		patience = opTime
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	w.node = w.front.next(w.node, len(w.client.http))
 	method, req, res := w.request(o)

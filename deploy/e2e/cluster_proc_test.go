@@ -317,7 +317,7 @@ func (c *cluster) finish(t *testing.T) {
 	for _, m := range c.members {
 		_ = m.log.Close()
 	}
-	if t.Failed() {
+	if t.Failed() || *chaosLogs != "" {
 		c.keepLogs(t)
 	}
 }
@@ -347,9 +347,9 @@ func (c *cluster) checkLogs(t *testing.T) {
 	}
 }
 
-// keepLogs copies the logs of a failed test to where they outlive it.
+// keepLogs copies the logs to where they outlive the test.
 func (c *cluster) keepLogs(t *testing.T) {
-	dir, err := os.MkdirTemp("", "granary-chaos-logs-")
+	dir, err := os.MkdirTemp(*chaosLogs, "granary-chaos-logs-")
 	if err != nil {
 		t.Error(err)
 		return
@@ -358,6 +358,9 @@ func (c *cluster) keepLogs(t *testing.T) {
 		raw, err := os.ReadFile(m.log.Name())
 		if err = errors.Join(err, os.WriteFile(filepath.Join(dir, m.name+".log"), raw, 0o600)); err != nil {
 			t.Error(err)
+		}
+		if !t.Failed() {
+			continue
 		}
 		lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
 		t.Logf("end of the log of %s:\n%s", m.name, strings.Join(lines[max(0, len(lines)-15):], "\n"))
