@@ -302,7 +302,7 @@ func (ch *chaos) report() {
 	}
 	var b strings.Builder
 	f := ch.found
-	fmt.Fprintf(&b, "\nfaults           %s\n", ch.nemesis)
+	fmt.Fprintf(&b, "\nfaults           %s; %d starts repeated, since there was no store\n", ch.nemesis, ch.cluster.again)
 	fmt.Fprintf(&b, "operations       %s\n", table(ch.ops))
 	fmt.Fprintf(&b, "tries            %s\n", table(ch.whys))
 	fmt.Fprintf(&b, "histories        %d with %d operations checked for linearizability\n", f.histories, f.operations)

@@ -155,7 +155,11 @@ func wordOf(id string) string {
 // perform sends an operation until it is answered or its time is over. Each try
 // goes to the next node, with the same key.
 func (w *worker) perform(ctx context.Context, o *op) {
-	ctx, cancel := context.WithTimeout(ctx, opTime)
+	patience := opTime
+	if w.front == nil && w.random.IntN(8) == 0 { // and never knows what became of it
+		patience = time.Duration(100+w.random.IntN(1500)) * time.Millisecond
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	o.call = w.load.history.now()
 	for ctx.Err() == nil && !w.attempt(ctx, o) {

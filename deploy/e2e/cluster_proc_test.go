@@ -5,7 +5,6 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -14,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -45,6 +43,7 @@ type cluster struct {
 
 	mu        sync.Mutex
 	surprises []string // what no process should have done
+	again     int      // starts that found no store, and were repeated
 }
 
 // member is one node's place: its name, addresses and data outlive its processes.
@@ -61,7 +60,9 @@ type member struct {
 	mu           sync.Mutex
 	cmd          *exec.Cmd
 	ended        chan struct{}
+	started      time.Time
 	expectToFail bool
+	closing      bool // nothing is started any more
 }
 
 // newCluster starts PostgreSQL and all nodes, and waits until they are ready.
@@ -183,7 +184,7 @@ func freePort(t *testing.T) string {
 func (m *member) start() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.cmd != nil {
+	if m.cmd != nil || m.closing {
 		return fmt.Errorf("%s runs already", m.name)
 	}
 	_, _ = fmt.Fprintf(m.log, "=== %s start\n", time.Now().UTC().Format(time.RFC3339Nano))
@@ -193,18 +194,50 @@ func (m *member) start() error {
 		return fmt.Errorf("start %s: %w", m.name, err)
 	}
 	ended := make(chan struct{})
-	m.cmd, m.ended, m.expectToFail = cmd, ended, false
+	m.cmd, m.ended, m.started, m.expectToFail = cmd, ended, time.Now(), false
 	go func() {
-		err := cmd.Wait()
-		m.mu.Lock()
-		if !m.expectToFail {
-			m.cluster.surprise("%s ended by itself: %v", m.name, err)
-		}
-		m.cmd = nil
-		m.mu.Unlock()
+		m.wait(cmd)
 		close(ended)
 	}()
 	return nil
+}
+
+// wait notes the end of a process. One that found no store at its start is
+// started again, as whatever runs servers would do.
+func (m *member) wait(cmd *exec.Cmd) {
+	err := cmd.Wait()
+	m.mu.Lock()
+	m.cmd = nil
+	expected, repeat := m.expectToFail, m.lostStore()
+	m.mu.Unlock()
+	switch {
+	case expected:
+	case repeat:
+		m.cluster.mu.Lock()
+		m.cluster.again++
+		m.cluster.mu.Unlock()
+		time.AfterFunc(500*time.Millisecond, func() { _ = m.start() }) // else somebody else did
+	default:
+		m.cluster.surprise("%s ended by itself: %v", m.name, err)
+	}
+}
+
+// lostStore reports whether the process gave up soon after its start, and says
+// that it found no store.
+func (m *member) lostStore() bool {
+	raw, err := os.ReadFile(m.log.Name())
+	if err != nil || time.Since(m.started) > 20*time.Second {
+		return false
+	}
+	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+	return strings.HasPrefix(lines[len(lines)-1], "granary: journal: store unavailable")
+}
+
+// awaitRunning waits for a process that is about to be started again.
+func (m *member) awaitRunning() {
+	for i := 0; i < 100 && !m.running(); i++ {
+		time.Sleep(20 * time.Millisecond) // polling another process
+	}
 }
 
 func (c *cluster) surprise(format string, args ...any) {
@@ -215,6 +248,7 @@ func (c *cluster) surprise(format string, args ...any) {
 
 // signal sends a signal to the process; last says that it should end of it.
 func (m *member) signal(s syscall.Signal, last bool) (ended <-chan struct{}, err error) {
+	m.awaitRunning()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.cmd == nil {
@@ -239,6 +273,7 @@ const stopTime = 30 * time.Second
 
 // stop asks the process to end in the orderly way; it must, in good time.
 func (m *member) stop() (took time.Duration, err error) {
+	m.awaitRunning()
 	begin := time.Now()
 	m.mu.Lock()
 	cmd := m.cmd
@@ -290,9 +325,6 @@ func (m *member) awaitReady(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if !m.running() {
-			return fmt.Errorf("%s ended instead of being ready: %w", m.name, err)
-		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s is not ready: %w", m.name, err)
@@ -301,15 +333,19 @@ func (m *member) awaitReady(ctx context.Context) error {
 	}
 }
 
-// trouble are lines of a node's log that no fault excuses.
-var trouble = regexp.MustCompile(`(?m)^(panic:|fatal error:|WARNING: DATA RACE)|msg="internal error"|grain panicked`)
-
 // finish ends all processes and reports what they should not have done.
 func (c *cluster) finish(t *testing.T) {
 	for _, m := range c.members {
-		_, _ = m.signal(syscall.SIGCONT, false)
-		if err := m.kill(); err != nil && m.running() {
-			t.Error(err)
+		m.mu.Lock()
+		m.closing = true
+		if m.cmd != nil {
+			m.expectToFail = true
+			_ = m.cmd.Process.Kill() // a stopped process too
+		}
+		ended := m.ended
+		m.mu.Unlock()
+		if ended != nil {
+			<-ended
 		}
 		m.probe.CloseIdleConnections()
 	}
@@ -320,50 +356,4 @@ func (c *cluster) finish(t *testing.T) {
 	if t.Failed() || *chaosLogs != "" {
 		c.keepLogs(t)
 	}
-}
-
-// checkLogs wants no crash and no secret in the nodes' logs.
-func (c *cluster) checkLogs(t *testing.T) {
-	c.mu.Lock()
-	surprises := c.surprises
-	c.mu.Unlock()
-	for _, s := range surprises {
-		t.Error(s)
-	}
-	for _, m := range c.members {
-		raw, err := os.ReadFile(m.log.Name())
-		if err != nil {
-			t.Error(err)
-		}
-		for i, found := range trouble.FindAllIndex(raw, -1) {
-			if i < 3 {
-				end := min(len(raw), found[0]+2000)
-				t.Errorf("log of %s: %s", m.name, raw[found[0]:end])
-			}
-		}
-		if bytes.Contains(raw, []byte(c.pg.Password())) {
-			t.Errorf("the log of %s has the password of the store", m.name)
-		}
-	}
-}
-
-// keepLogs copies the logs to where they outlive the test.
-func (c *cluster) keepLogs(t *testing.T) {
-	dir, err := os.MkdirTemp(*chaosLogs, "granary-chaos-logs-")
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	for _, m := range c.members {
-		raw, err := os.ReadFile(m.log.Name())
-		if err = errors.Join(err, os.WriteFile(filepath.Join(dir, m.name+".log"), raw, 0o600)); err != nil {
-			t.Error(err)
-		}
-		if !t.Failed() {
-			continue
-		}
-		lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
-		t.Logf("end of the log of %s:\n%s", m.name, strings.Join(lines[max(0, len(lines)-15):], "\n"))
-	}
-	t.Logf("the nodes' logs are kept in %s", dir)
 }
