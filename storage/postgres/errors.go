@@ -102,6 +102,13 @@ func refusal(code string) error {
 	return nil
 }
 
+// Rejected reports whether the server turned the address itself down: the user,
+// the password or the database in it. To try again does not help.
+func Rejected(err error) bool {
+	code := sqlState(err)
+	return strings.HasPrefix(code, "28") || code == "3D000"
+}
+
 func serverError(err error) error {
 	code := sqlState(err)
 	if why := refusal(code); why != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"os"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
@@ -35,7 +36,7 @@ type store interface {
 func (n *Node) openStore(ctx context.Context) error {
 	var err error
 	if n.cfg.shared() {
-		n.database, err = postgres.Open(ctx, postgres.Config{URL: postgres.Secret(n.cfg.Store), Logger: n.log, LeaseTTL: n.cfg.Cluster.Lease})
+		n.database, err = n.openDatabase(ctx)
 		n.store = n.database
 	} else {
 		n.store, err = embedded.Open(ctx, embedded.Config{Dir: n.cfg.Data, Logger: n.log})
@@ -46,6 +47,28 @@ func (n *Node) openStore(ctx context.Context) error {
 	}
 	n.push("store", func(context.Context) error { return n.store.Close() })
 	return n.openAuthority(ctx)
+}
+
+// storeRetry is the time between two tries to reach a database that is away.
+const storeRetry = time.Second
+
+// openDatabase waits for a database that cannot be reached: a node that starts
+// while it is away serves when it is back, without anybody's help.
+func (n *Node) openDatabase(ctx context.Context) (*postgres.Store, error) {
+	for told := false; ; told = true {
+		db, err := postgres.Open(ctx, postgres.Config{URL: postgres.Secret(n.cfg.Store), Logger: n.log, LeaseTTL: n.cfg.Cluster.Lease})
+		if err == nil || !errors.Is(err, journal.ErrUnavailable) || postgres.Rejected(err) || ctx.Err() != nil {
+			return db, err
+		}
+		if !told {
+			n.log.Warn("the database cannot be reached, the node waits for it", "error", err)
+		}
+		select {
+		case <-time.After(storeRetry):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }
 
 // openAuthority reads the signing key from its file, or from the store: all
