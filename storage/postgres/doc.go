@@ -23,6 +23,29 @@
 // sends one batch at a time, and an erasure takes the lock in a statement of
 // its own before it deletes.
 //
+// Chunks and vectors are written for longer than an owner row may be locked.
+// Their writers share an advisory lock of the scope, look at the fence in a
+// statement after that, and keep the lock until the commit. A new owner that
+// lists or removes rows has the lock alone first: it has then waited for all who
+// got in under an earlier fence, and later ones are refused.
+//
+// # A cluster
+//
+// Renew, Swap and Acquire are the statements of cluster/protocol, each one call of
+// a function (migration 4). One advisory lock stands for the view: Swap has it
+// alone until its commit, Renew and Acquire share it, and read the view and then
+// the clock under it. So a lease never begins, and a grain is never acquired, under
+// a view whose successor is committed. Locks are taken in the order owner row,
+// view, leases; who holds the view waits for no client and no owner row.
+//
+// Leases and the view have connections and time-outs of their own, so that no
+// commit delays a renewal. Their times are the server's clock. One that is set
+// back, or behind on a server that takes over, delays fail-overs by as much. One
+// that jumps ahead by more than the tenth of a lease that nodes leave unused can
+// let a grain be taken over while its last owner still answers reads.
+//
+// # Limits and meanings
+//
 // Waiting is bounded by the settings of each session: lock_timeout 1 s,
 // statement_timeout 5 s, idle_in_transaction_session_timeout 2 s (a process
 // that is stopped inside a transaction blocks a takeover no longer), and

@@ -23,6 +23,7 @@ const (
 	codeConflict  = "GR005"
 	codeNoLease   = "GR006"
 	codeLeaseHeld = "GR007"
+	codeNotPlaced = "GR008" // of a grain never seen
 )
 
 // SQLSTATEs that are told apart.
@@ -98,6 +99,8 @@ func refusal(code string) error {
 		return protocol.ErrNoLease
 	case codeLeaseHeld:
 		return protocol.ErrLeaseHeld
+	case codeNotPlaced:
+		return journal.ErrNotPlaced
 	}
 	return nil
 }

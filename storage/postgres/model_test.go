@@ -224,7 +224,7 @@ func (h *history) change() (protocol.View, error) {
 	case 4:
 		return v.MarkDead([]protocol.NodeID{id, h.node()})
 	case 5:
-		return v.Relocate(fmt.Sprint("tenant-", h.rng.IntN(3)), pick(h.rng, []string{"", id.Name}))
+		return v.Place(protocol.Override{Tenant: fmt.Sprint("tenant-", h.rng.IntN(3)), Node: pick(h.rng, []string{"", id.Name}), Auto: h.rng.IntN(2) == 0})
 	}
 	return v.Advance()
 }

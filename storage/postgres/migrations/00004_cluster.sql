@@ -130,59 +130,54 @@ $$;
 -- +goose StatementEnd
 
 -- granary_acquire_v1 takes a grain over for a node that the view of version
--- my_view places it on. The owner row is locked first: that may take as long as
--- a write of the last owner. From then on no view can be committed until the
--- row is. The last owner may still answer reads unless it released the grain,
--- is the same node, is no active member any more, or says that it acts on one of
--- the views that place the grain here and has nothing left to hand over; else
--- the wait ends one ttl after the first of these views.
+-- my_view places it on. The owner row comes first: to get it may take as long as
+-- a write of the last owner. From the lock of the view on, no view can be
+-- committed until the row is. The last owner may still answer reads unless it
+-- released the grain, is the same node, is no active member any more, or says
+-- that it acts on one of the views that place the grain here and has nothing left
+-- to hand over; else the wait ends one ttl after the first of these views.
 -- +goose StatementBegin
 CREATE FUNCTION granary_acquire_v1(of_tenant text, of_kind text, of_id text, new_activation text, me text,
     my_view bigint, my_since bigint, my_since_time timestamptz, ttl interval,
-    OUT placed boolean, OUT free boolean, OUT new_epoch bigint, OUT at_head bigint, OUT holder text, OUT wait interval)
+    OUT placed boolean, OUT new_epoch bigint, OUT at_head bigint, OUT holder text, OUT wait interval)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     o owner;
     v cluster_view;
-    known boolean;
+    made boolean;
     at timestamptz;
 BEGIN
-    LOOP
-        SELECT * INTO o FROM owner WHERE tenant = of_tenant AND kind = of_kind AND id = of_id FOR NO KEY UPDATE; -- as UPDATE does
-        known := FOUND;
-        PERFORM granary_view_lock_v1(false);
-        SELECT * INTO v FROM cluster_view;
-        at := clock_timestamp();
-        placed := coalesce(v.version = my_view AND me = ANY (v.active), false);
-        IF NOT placed THEN
-            RETURN;
+    INSERT INTO owner (tenant, kind, id, epoch, activation, node, head, released, since)
+    VALUES (of_tenant, of_kind, of_id, 0, '', '', 0, true, clock_timestamp())
+    ON CONFLICT (tenant, kind, id) DO NOTHING;
+    made := FOUND;
+    SELECT * INTO o FROM owner
+    WHERE tenant = of_tenant AND kind = of_kind AND id = of_id FOR NO KEY UPDATE; -- as UPDATE does
+    PERFORM granary_view_lock_v1(false);
+    SELECT * INTO v FROM cluster_view;
+    at := clock_timestamp();
+    placed := coalesce(v.version = my_view AND me = ANY (v.active), false);
+    IF NOT placed THEN
+        IF made THEN
+            PERFORM granary_refuse('GR008'); -- and take the row back
         END IF;
-        IF my_since IS NULL OR my_since_time IS NULL OR my_since < 1 OR my_since > v.version THEN
-            my_since := v.version;
-            my_since_time := v.committed_at;
-        END IF;
-        free := NOT known OR o.released OR o.node = me OR o.node <> ALL (v.active)
-            OR EXISTS (SELECT 1 FROM node_lease l WHERE l.node = o.node AND l.seen >= my_since AND l.pending = 0)
-            OR my_since_time + ttl <= at;
-        IF NOT free THEN
-            holder := o.node;
-            wait := my_since_time + ttl - at;
-            RETURN;
-        END IF;
-        IF known THEN
-            UPDATE owner SET epoch = epoch + 1, activation = new_activation, node = me, view = v.version, since = at, released = false
-            WHERE tenant = of_tenant AND kind = of_kind AND id = of_id
-            RETURNING epoch, head INTO new_epoch, at_head;
-            RETURN;
-        END IF;
-        INSERT INTO owner (tenant, kind, id, epoch, activation, node, view, head, since)
-        VALUES (of_tenant, of_kind, of_id, 1, new_activation, me, v.version, 0, at)
-        ON CONFLICT (tenant, kind, id) DO NOTHING
+        RETURN;
+    END IF;
+    IF my_since IS NULL OR my_since_time IS NULL OR my_since < 1 OR my_since > v.version THEN
+        my_since := v.version;
+        my_since_time := v.committed_at;
+    END IF;
+    IF o.released OR o.node = me OR o.node <> ALL (v.active)
+        OR EXISTS (SELECT 1 FROM node_lease l WHERE l.node = o.node AND l.seen >= my_since AND l.pending = 0)
+        OR my_since_time + ttl <= at
+    THEN
+        UPDATE owner SET epoch = epoch + 1, activation = new_activation, node = me, view = v.version, since = at, released = false
+        WHERE tenant = of_tenant AND kind = of_kind AND id = of_id
         RETURNING epoch, head INTO new_epoch, at_head;
-        IF FOUND THEN
-            RETURN;
-        END IF;
-    END LOOP; -- somebody else made the row meanwhile
+    ELSE
+        holder := o.node;
+        wait := my_since_time + ttl - at;
+    END IF;
 END
 $$;
 -- +goose StatementEnd
