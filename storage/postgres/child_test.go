@@ -153,21 +153,6 @@ func TestE5_StoppedOwnerInATransactionDoesNotBlockTheTakeover(t *testing.T) {
 	}
 }
 
-// renewWhile renews and takes the lock that a change of the view takes, for a
-// time: nothing that waits for an owner row may hold these up.
-func renewWhile(ctx context.Context, s *Store, d time.Duration) error {
-	for start := time.Now(); time.Since(start) < d; {
-		_, _, err := s.Renew(ctx, renewal("old"))
-		if err != nil {
-			return fmt.Errorf("renewal beside a takeover that waits: %w", err)
-		}
-		if err := s.leases.write(ctx, statement("SELECT granary_view_lock_v1(true)")); err != nil {
-			return fmt.Errorf("change of the view beside a takeover that waits: %w", err)
-		}
-	}
-	return nil
-}
-
 func TestE5_OwnerStoppedWhileItWritesChunksBlocksNobody(t *testing.T) {
 	url := shared.Database(t)
 	s := openAt(t, url)

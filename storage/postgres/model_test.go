@@ -301,6 +301,11 @@ func (h *history) acquire() {
 		h.fences[k] = append(h.fences[k], f)
 		return
 	}
+	if row.Epoch > 0 {
+		h.sameOwner(k, id)
+	} else if o, err := h.s.Owner(h.t.Context(), id); !errors.Is(err, journal.ErrNotFound) {
+		h.t.Errorf("a refused acquisition left %+v, %v", o, err)
+	}
 	if want, ok := errors.AsType[*protocol.HeldError](err); ok {
 		held, ok := errors.AsType[*journal.HeldError](got)
 		if !ok || held.By != want.By.String() || (held.RetryAfter-want.RetryAfter).Abs() > modelSlack || held.RetryAfter <= 0 {
