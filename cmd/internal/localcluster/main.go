@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() { os.Exit(run()) }
@@ -47,7 +48,10 @@ func run() int {
 	go func() {
 		<-signals
 		stop()
-		<-signals
+		// Whoever stops make and its process group signals twice at once.
+		for first := time.Now(); time.Since(first) < time.Second; {
+			<-signals
+		}
 		kill()
 	}()
 	if err := runCluster(soft, hard, o, os.Stdout); err != nil {
