@@ -103,16 +103,28 @@ func (s *sharing) start(ctx context.Context) error {
 }
 
 // leave gives the node's share away and returns when it has left. It goes on
-// sending calls to the others.
+// sending calls to the others. A node that has had no lease for the length of two
+// does not wait any longer: it cannot reach the store, and has lost its share.
 func (s *sharing) leave(ctx context.Context) error {
 	s.draining.Do(func() { close(s.drain) })
-	select {
-	case <-s.left:
-		return nil
-	case <-s.done:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("cluster: the node has not left: %w", ctx.Err())
+	t := time.NewTicker(s.cfg.Timing.RenewEvery)
+	defer t.Stop()
+	for held := time.Now(); ; {
+		select {
+		case <-s.left:
+			return nil
+		case <-s.done:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("cluster: the node has not left: %w", ctx.Err())
+		case <-t.C:
+		}
+		switch {
+		case s.lease.Load().Valid(bootClock(), s.cfg.Timing), s.life.Load() == nil, s.phase() == "parting":
+			held = time.Now()
+		case time.Since(held) > 2*s.cfg.Timing.TTL:
+			return fmt.Errorf("cluster: the node has not left: no lease since %v", held.UTC().Format(time.RFC3339))
+		}
 	}
 }
 
