@@ -179,6 +179,7 @@ func TestANodeWithoutItsStoreReadsUntilItsLeaseEnds_E5(t *testing.T) {
 	if got, err := read(t, n2.Clients, kb, 700*time.Millisecond); err == nil && got != "after" || err != nil && !refused(err) {
 		t.Errorf("I6: through the node without a store: %q, %v", got, err)
 	}
+	staleAnswer(t, n2, kb)
 	n2.Store.Mend()
 	c.Settle(n1, n2)
 	if n2.ID() == first {
@@ -189,6 +190,38 @@ func TestANodeWithoutItsStoreReadsUntilItsLeaseEnds_E5(t *testing.T) {
 	}
 	if !n2.Logged("WARN", "gave this node up") {
 		t.Error("n2 did not say what happened to it")
+	}
+}
+
+// staleAnswer searches on a node that has lost its share and does not know it:
+// only who asks for it is answered from memory, and is told so.
+func staleAnswer(t *testing.T, m *nodetest.Member, kb string) {
+	t.Helper()
+	ask := func(stale bool) (*granaryv1.SearchResponse, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		return m.Search.Search(ctx, &granaryv1.SearchRequest{KnowledgeBase: kb, Query: "herons", AllowStale: stale})
+	}
+	if r, err := ask(true); err != nil || !r.GetStale() || len(r.GetHits()) != 1 {
+		t.Errorf("stale search without a store: %v, %v", r, err)
+	}
+	if r, err := ask(false); !refused(err) {
+		t.Errorf("search without a store: %v, %v", r, err)
+	}
+}
+
+func TestANodeWithoutItsStoreStopsInTime_H3(t *testing.T) {
+	c := nodetest.StartCluster(t, pg.Database(t), 1)
+	n1 := c.Nodes[0]
+	n1.CreateKB(t, "lost")
+	n1.Store.Cut()
+	began := time.Now()
+	n1.Stop()
+	if took := time.Since(began); took > 2*lease+8*time.Second {
+		t.Errorf("a node without its store took %v to stop", took)
+	}
+	if !n1.Logged("WARN", "without having left") {
+		t.Error("it does not say that it did not leave")
 	}
 }
 

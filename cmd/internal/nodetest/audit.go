@@ -141,10 +141,10 @@ type ownerAudit struct {
 
 func (a *ownerAudit) row(r ownerRow) error {
 	a.t.Helper()
-	was, known := a.last[r.id]
+	was := a.last[r.id] // zero, as the row that an acquisition makes first
 	a.last[r.id] = r
 	switch {
-	case !known || r.epoch == was.epoch+1:
+	case r.epoch == was.epoch+1:
 		if a.seen[r.activation] {
 			a.t.Errorf("I1: activation %s of %s owns it a second time", r.activation, r.id)
 		}
