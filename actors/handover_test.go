@@ -86,10 +86,14 @@ func TestHandOverSendsWaitingCallsOn_A4(t *testing.T) {
 			"keyed":  a.goDirect("notes", keyed(c.addCall("keyed", page("delta", 1)), "k")),
 			"future": a.goDirect("notes", searchCall("alpha", 1000)),
 		}
+		watch := a.goDirect("notes", watchCall(owner(t, r, "notes").Head, 20*time.Second))
 		<-lookUp.entered
 		synctest.Wait()
 		r.place(identity("notes"), "n2")
 		renewAll(t, a, b)
+		if got := now(watch); got == nil || got.err != nil {
+			t.Errorf("a follower: %+v", got)
+		}
 		for name, w := range unsent {
 			if got := now(w); got == nil || !notApplied(got.err) {
 				t.Errorf("%s: %+v", name, got)

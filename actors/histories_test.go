@@ -7,6 +7,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -115,6 +116,7 @@ func playHistory(t *testing.T, r *realm, seed uint64, a, b *peer) {
 	results := make(map[string]int)
 	for _, s := range h.steps {
 		results[s.kind+" "+s.result]++
+		results["hits"] += len(s.found)
 	}
 	t.Logf("%v, %v", n.counts, results)
 }
@@ -123,12 +125,14 @@ func playHistory(t *testing.T, r *realm, seed uint64, a, b *peer) {
 func (h *history) do(rng *rand.Rand, p *peer, doc, text string) {
 	kbID, id := doc[:3], doc[4:]
 	c := &client{p: p, t: h.t, id: kbID}
-	s := step{doc: doc, begin: h.order.Add(1)}
+	s := step{doc: doc, text: text, begin: h.order.Add(1)}
 	var m *nodev1.KnowledgeBaseCall
 	tries := 1
-	switch n := rng.IntN(10); {
+	switch n := rng.IntN(12); {
 	case n < 5:
 		s.kind, m = "get", getCall(id)
+	case n >= 10:
+		s.kind, m = "search", searchCall("text", 0)
 	case n < 9:
 		s.kind, m = "add", c.addCall(id, text)
 		m.GetAddDocument().GetSpec().OnDuplicate = granaryv1.OnDuplicate_ON_DUPLICATE_NEW_VERSION
@@ -136,7 +140,7 @@ func (h *history) do(rng *rand.Rand, p *peer, doc, text string) {
 	default:
 		s.kind, m = "remove", removeCall(id)
 	}
-	if s.kind != "get" && rng.IntN(2) == 0 {
+	if s.kind != "get" && s.kind != "search" && rng.IntN(2) == 0 {
 		m, tries = keyed(m, text), 4
 	}
 	var r *nodev1.KnowledgeBaseReply
@@ -159,10 +163,9 @@ func (h *history) do(rng *rand.Rand, p *peer, doc, text string) {
 		s.end = math.MaxInt64
 	}
 	s.revision = r.GetRevision()
-	if s.kind == "get" {
-		s.version = r.GetDocument().GetVersion()
-	} else {
-		s.version = r.GetAddDocument().GetDocument().GetVersion()
+	s.version = r.GetDocument().GetVersion() + r.GetAddDocument().GetDocument().GetVersion()
+	for _, hit := range r.GetSearch().GetHits() {
+		s.found = append(s.found, hit.GetText())
 	}
 	h.mu.Lock()
 	h.steps = append(h.steps, s)
@@ -213,6 +216,10 @@ func (h *history) checkEnd(p *peer, kbs []string) {
 func (h *history) check(r *realm, kbs []string) {
 	var ops []porcupine.Operation
 	for i, s := range h.steps {
+		if s.kind == "search" {
+			h.checkFound(s)
+			continue
+		}
 		ops = append(ops, porcupine.Operation{ClientId: i, Input: s, Call: s.begin, Return: s.end})
 	}
 	if got := porcupine.CheckOperationsTimeout(documents, ops, 30*time.Second); got != porcupine.Ok {
@@ -236,6 +243,23 @@ func (h *history) check(r *realm, kbs []string) {
 		n := there[s.doc+s.hash]
 		if n > 1 || s.result == "ok" && n != 1 || s.result != "ok" && s.result != "unknown" && n != 0 {
 			h.t.Errorf("%+v is in the journal %d times", s, n)
+		}
+	}
+}
+
+// checkFound checks that a search shows nothing that was deleted before it began,
+// and nothing that was never added.
+func (h *history) checkFound(s step) {
+	for _, text := range s.found {
+		i := slices.IndexFunc(h.steps, func(a step) bool { return a.kind == "add" && a.text == text })
+		if i < 0 || h.steps[i].begin > s.end {
+			h.t.Errorf("%+v found what nobody had added", s)
+			continue
+		}
+		for _, d := range h.steps {
+			if d.kind == "remove" && d.result == "ok" && d.doc == h.steps[i].doc && d.begin > h.steps[i].end && d.end < s.begin {
+				h.t.Errorf("%+v found what %+v had deleted", s, d)
+			}
 		}
 	}
 }

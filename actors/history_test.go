@@ -17,12 +17,14 @@ import (
 
 // step is one operation of a history: when it began and ended, and what came.
 type step struct {
-	kind       string // "add", "remove", "get"
-	begin, end int64  // order; an outcome that is not known may come at any time
-	version    int64  // of a success
-	revision   int64  // that an answer named, 0 for none
-	doc, hash  string // of a history of several: the document, and what an add brought
-	result     string // "ok", "missing", "leaving" (it is being deleted), "unknown", "none" (refused, nothing done)
+	kind       string   // "add", "remove", "get"
+	begin, end int64    // order; an outcome that is not known may come at any time
+	version    int64    // of a success
+	revision   int64    // that an answer named, 0 for none
+	doc        string   // of a history of several documents
+	text, hash string   // what an add brought
+	found      []string // what a search found
+	result     string   // "ok", "missing", "leaving" (it is being deleted), "unknown", "none" (refused, nothing done)
 }
 
 // docModel is a document as the specification has it.

@@ -208,7 +208,7 @@ func (g *kbGrain) restore(snapshot []byte) (state, error) {
 func (g *kbGrain) loaded(ctx actor.Context, m *loadedMsg) {
 	if m.err != nil {
 		g.notLoaded(m.err)
-		g.failWaiting()
+		g.failWaiting(g.broken)
 		ctx.Stop(g.self)
 		return
 	}

@@ -320,3 +320,29 @@ func TestReadersOfAFirstWriteWaitForIt(t *testing.T) {
 		}
 	})
 }
+
+// I8, I9: rows that went away between the look at the state and the look at the
+// store (the next owner may have collected them) make no answer that lacks them:
+// the read is sent again.
+func TestRowsGoneMeanwhileAreNoAnswer_I9(t *testing.T) {
+	for name, m := range map[string]*nodev1.KnowledgeBaseCall{"chunks": chunksCall("doc"), "text": textCall("doc"), "search": searchCall("alpha", 0)} {
+		t.Run(name, func(t *testing.T) {
+			pair(t, func(t *testing.T, r *realm, a, _ *peer) {
+				c := a.created("notes")
+				c.mustAdd("doc", page("alpha", 3))
+				c.ready("doc")
+				c.wantFound("alpha", "doc@1")
+				d, err := c.describe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, _, err := r.disk.DeleteScope(t.Context(), journal.Scope{Tenant: tenant, UID: d.GetUid()}); err != nil {
+					t.Fatal(err)
+				}
+				if got, err := a.direct("notes", m); !notApplied(err) {
+					t.Errorf("got %v, %v", got, err)
+				}
+			})
+		})
+	}
+}

@@ -83,6 +83,7 @@ func (c *core) drain() bool {
 	}
 	c.stopping = true
 	c.overdue = time.AfterFunc(drainTimeout, func() { c.tell(&overdueMsg{}) })
+	c.failWaiting(movedError())
 	if c.phase == phaseLoading {
 		c.giveUp()
 	}
@@ -102,7 +103,7 @@ func (c *core) stopped() {
 		c.broken = movedError()
 	}
 	c.failUnsent()
-	c.failWaiting()
+	c.failWaiting(c.broken)
 	inflight := c.inflight
 	c.inflight = nil
 	for _, w := range inflight {
@@ -111,11 +112,11 @@ func (c *core) stopped() {
 }
 
 // failWaiting answers the calls that wait for the grain to be active.
-func (c *core) failWaiting() {
+func (c *core) failWaiting(err error) {
 	waiting := c.waiting
 	c.waiting = nil
 	for _, cl := range waiting {
-		cl.Reply(nil, c.broken)
+		cl.Reply(nil, err)
 	}
 }
 

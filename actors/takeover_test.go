@@ -197,10 +197,16 @@ func succeed(t *testing.T, r *realm, what string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	later := kb.New("notes")
+	later.ResetTo(head + 1)
+	state, err := later.Freeze()()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if what == "LoadSnapshot" {
 		e := journal.Event{Seq: head + 1, Time: time.Now(), Type: "kb.delete_requested", Data: []byte("{}")}
 		err = errors.Join(r.disk.Append(ctx, f, journal.Batch{Head: head, Events: []journal.Event{e}}),
-			r.disk.SaveSnapshot(ctx, f, journal.Snapshot{Seq: head + 1, State: []byte("{}")}))
+			r.disk.SaveSnapshot(ctx, f, journal.Snapshot{Seq: head + 1, State: state}))
 	} else {
 		err = errors.Join(r.disk.SaveSnapshot(ctx, f, journal.Snapshot{Seq: head, State: []byte("{}")}), r.disk.Erase(ctx, f))
 	}

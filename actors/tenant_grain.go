@@ -115,7 +115,7 @@ func (g *tenantGrain) restore(snapshot []byte) (state, error) {
 func (g *tenantGrain) loaded(ctx actor.Context, m *loadedMsg) {
 	if m.err != nil {
 		g.notLoaded(m.err)
-		g.failWaiting()
+		g.failWaiting(g.broken)
 		ctx.Stop(g.self)
 		return
 	}
