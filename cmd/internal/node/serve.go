@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -110,6 +111,9 @@ func usage(err error) error { return usageError{err} }
 // serve runs a node until ctx ends.
 func serve(ctx context.Context, cfg Completed, stdout, stderr io.Writer) error {
 	n, err := Start(ctx, cfg, stderr)
+	if err != nil && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // asked to stop before it was ready: all that had begun is ended
+	}
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"time"
 
@@ -54,11 +55,21 @@ const storeRetry = time.Second
 
 // openDatabase waits for a database that cannot be reached: a node that starts
 // while it is away serves when it is back, without anybody's help.
-func (n *Node) openDatabase(ctx context.Context) (*postgres.Store, error) {
+func (n *Node) openDatabase(ctx context.Context) (db *postgres.Store, err error) {
+	err = n.whenReached(ctx, func() error {
+		db, err = postgres.Open(ctx, postgres.Config{URL: postgres.Secret(n.cfg.Store), Logger: n.log, LeaseTTL: n.cfg.Cluster.Lease})
+		return err
+	})
+	return db, err
+}
+
+// whenReached repeats what failed because the database could not be reached.
+func (n *Node) whenReached(ctx context.Context, do func() error) error {
 	for told := false; ; told = true {
-		db, err := postgres.Open(ctx, postgres.Config{URL: postgres.Secret(n.cfg.Store), Logger: n.log, LeaseTTL: n.cfg.Cluster.Lease})
-		if err == nil || !errors.Is(err, journal.ErrUnavailable) || postgres.Rejected(err) || ctx.Err() != nil {
-			return db, err
+		err := do()
+		away := errors.Is(err, journal.ErrUnavailable) || errors.Is(err, journal.ErrInDoubt)
+		if !away || postgres.Rejected(err) || ctx.Err() != nil {
+			return err
 		}
 		if !told {
 			n.log.Warn("the database cannot be reached, the node waits for it", "error", err)
@@ -66,9 +77,18 @@ func (n *Node) openDatabase(ctx context.Context) (*postgres.Store, error) {
 		select {
 		case <-time.After(storeRetry):
 		case <-ctx.Done():
-			return nil, err
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
 	}
+}
+
+// secret reads what all nodes on the database share; the first one makes it.
+func (n *Node) secret(ctx context.Context, name string, first func() ([]byte, error)) (value []byte, err error) {
+	err = n.whenReached(ctx, func() error {
+		value, err = n.database.Secret(ctx, name, first)
+		return err
+	})
+	return value, err
 }
 
 // openAuthority reads the signing key from its file, or from the store: all
@@ -77,7 +97,7 @@ func (n *Node) openAuthority(ctx context.Context) error {
 	var key []byte
 	var err error
 	if n.cfg.sharedKey() {
-		if key, err = n.database.Secret(ctx, "dev-signing-key", auth.NewKeyPEM); err != nil {
+		if key, err = n.secret(ctx, "dev-signing-key", auth.NewKeyPEM); err != nil {
 			return err
 		}
 		n.auth, err = auth.FromPEM(key)
@@ -114,7 +134,7 @@ func (n *Node) sharing(ctx context.Context, waker *actors.Waker) (*cluster.Share
 	out := &cluster.Shared{Store: n.database, Errors: actors.ErrorCodec{}, Listen: k.Actors, Zone: k.Zone, Version: version(),
 		Routes: !n.cfg.is(roleHost), Timing: n.cfg.timing(), Changed: waker.Kick, TenantKind: actors.KindTenant,
 		Gossip: cluster.GossipConfig{Bind: k.Gossip, Join: k.Join, Keys: n.cfg.gossip}}
-	id, err := n.database.Secret(ctx, "cluster-id", func() ([]byte, error) { return []byte(uuid.NewString()), nil })
+	id, err := n.secret(ctx, "cluster-id", func() ([]byte, error) { return []byte(uuid.NewString()), nil })
 	if err != nil {
 		return nil, err
 	}
