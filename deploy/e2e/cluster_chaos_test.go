@@ -67,7 +67,7 @@ type chaos struct {
 const (
 	chaosTenants = 3
 	chaosKBs     = 2 // of each tenant, a round
-	chaosClients = 2 // of each knowledge base
+	chaosClients = 3 // of each knowledge base
 	settleTime   = 60 * time.Second
 )
 
@@ -302,7 +302,7 @@ func (ch *chaos) report() {
 	}
 	var b strings.Builder
 	f := ch.found
-	fmt.Fprintf(&b, "\nfaults           %s; %d starts repeated, since there was no store\n", ch.nemesis, ch.cluster.again)
+	fmt.Fprintf(&b, "\nfaults           %s; %d orderly stops cut calls off\n", ch.nemesis, ch.cluster.cutOff)
 	fmt.Fprintf(&b, "operations       %s\n", table(ch.ops))
 	fmt.Fprintf(&b, "tries            %s\n", table(ch.whys))
 	fmt.Fprintf(&b, "histories        %d with %d operations checked for linearizability\n", f.histories, f.operations)
@@ -343,10 +343,10 @@ func TestClusterUnderProcessFaultsLosesNothing_A4_E5(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster")
 	}
-	c := newCluster(t, clusterOptions{nodes: 4, seed: seedOf(t)})
-	freeze := 12 * time.Second
+	nodes, lanes, freeze := 4, 2, 12*time.Second
 	if *chaosFaults > 0 {
-		freeze = 30 * time.Second
+		nodes, lanes, freeze = 5, 3, 30*time.Second
 	}
-	newChaos(t, c, newNemesis(c, 2, c.processFaults(freeze))).run(faultsOf(30, .6))
+	c := newCluster(t, clusterOptions{nodes: nodes, seed: seedOf(t)})
+	newChaos(t, c, newNemesis(c, lanes, c.processFaults(freeze))).run(faultsOf(30, .6))
 }

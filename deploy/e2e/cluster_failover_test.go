@@ -248,6 +248,9 @@ func TestClusterRestartedInTurnFailsNoRequest_H3(t *testing.T) {
 			}
 		}
 	}
+	if c.cutOff > 0 {
+		t.Errorf("%d stops cut calls off", c.cutOff)
+	}
 	t.Logf("%d requests through %d restarts, %d failed", len(tr.history.ops), len(stops), failed)
 	t.Logf("%s (goal p99 500ms)", quantiles("planned hand-off, slowest request of each knowledge base of the node that stops", gaps))
 	t.Log(quantiles("SIGTERM to the end of the process", stops))

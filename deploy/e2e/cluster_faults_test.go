@@ -301,7 +301,7 @@ func (c *cluster) heal(ctx context.Context) error {
 	defer cancel()
 	var failed error
 	for _, m := range c.members {
-		if m.awaitRunning(); !m.running() {
+		if !m.running() {
 			if err := m.start(); err != nil {
 				return err
 			}

@@ -184,7 +184,7 @@ func (w *worker) perform(ctx context.Context, o *op) {
 
 // attempt makes one try and reports whether the operation is over.
 func (w *worker) attempt(ctx context.Context, o *op) bool {
-	patience := time.Duration(2000+w.random.IntN(5000)) * time.Millisecond
+	patience := time.Duration(1000+w.random.IntN(4000)) * time.Millisecond
 	if w.front != nil { // there is no second try
 		patience = opTime
 	}

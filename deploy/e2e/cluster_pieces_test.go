@@ -9,7 +9,11 @@ func TestClusterInPiecesLosesNothing_A4_E5(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster")
 	}
-	c := newCluster(t, clusterOptions{nodes: 3, seed: seedOf(t), spaces: true})
+	nodes, lanes := 3, 2
+	if *chaosFaults > 0 {
+		nodes, lanes = 4, 3
+	}
+	c := newCluster(t, clusterOptions{nodes: nodes, seed: seedOf(t), spaces: true})
 	faults := append(c.networkFaults(), fault{name: "kill -9", weight: 3, run: faultKill}, fault{name: "SIGTERM", weight: 2, run: faultStop})
-	newChaos(t, c, newNemesis(c, 2, faults)).run(faultsOf(20, .4))
+	newChaos(t, c, newNemesis(c, lanes, faults)).run(faultsOf(20, .4))
 }

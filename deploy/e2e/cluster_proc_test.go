@@ -43,7 +43,7 @@ type cluster struct {
 
 	mu        sync.Mutex
 	surprises []string // what no process should have done
-	again     int      // starts that found no store, and were repeated
+	cutOff    int      // orderly stops that cut calls off
 }
 
 // member is one node's place: its name, addresses and data outlive its processes.
@@ -60,7 +60,6 @@ type member struct {
 	mu           sync.Mutex
 	cmd          *exec.Cmd
 	ended        chan struct{}
-	started      time.Time
 	expectToFail bool
 	closing      bool // nothing is started any more
 }
@@ -194,50 +193,18 @@ func (m *member) start() error {
 		return fmt.Errorf("start %s: %w", m.name, err)
 	}
 	ended := make(chan struct{})
-	m.cmd, m.ended, m.started, m.expectToFail = cmd, ended, time.Now(), false
+	m.cmd, m.ended, m.expectToFail = cmd, ended, false
 	go func() {
-		m.wait(cmd)
+		err := cmd.Wait()
+		m.mu.Lock()
+		m.cmd = nil
+		if !m.expectToFail {
+			m.cluster.surprise("%s ended by itself: %v", m.name, err)
+		}
+		m.mu.Unlock()
 		close(ended)
 	}()
 	return nil
-}
-
-// wait notes the end of a process. One that found no store at its start is
-// started again, as whatever runs servers would do.
-func (m *member) wait(cmd *exec.Cmd) {
-	err := cmd.Wait()
-	m.mu.Lock()
-	m.cmd = nil
-	expected, repeat := m.expectToFail, m.lostStore()
-	m.mu.Unlock()
-	switch {
-	case expected:
-	case repeat:
-		m.cluster.mu.Lock()
-		m.cluster.again++
-		m.cluster.mu.Unlock()
-		time.AfterFunc(500*time.Millisecond, func() { _ = m.start() }) // else somebody else did
-	default:
-		m.cluster.surprise("%s ended by itself: %v", m.name, err)
-	}
-}
-
-// lostStore reports whether the process gave up soon after its start, and says
-// that it found no store.
-func (m *member) lostStore() bool {
-	raw, err := os.ReadFile(m.log.Name())
-	if err != nil || time.Since(m.started) > 20*time.Second {
-		return false
-	}
-	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
-	return strings.HasPrefix(lines[len(lines)-1], "granary: journal: store unavailable")
-}
-
-// awaitRunning waits for a process that is about to be started again.
-func (m *member) awaitRunning() {
-	for i := 0; i < 100 && !m.running(); i++ {
-		time.Sleep(20 * time.Millisecond) // polling another process
-	}
 }
 
 func (c *cluster) surprise(format string, args ...any) {
@@ -248,7 +215,6 @@ func (c *cluster) surprise(format string, args ...any) {
 
 // signal sends a signal to the process; last says that it should end of it.
 func (m *member) signal(s syscall.Signal, last bool) (ended <-chan struct{}, err error) {
-	m.awaitRunning()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.cmd == nil {
@@ -273,7 +239,6 @@ const stopTime = 30 * time.Second
 
 // stop asks the process to end in the orderly way; it must, in good time.
 func (m *member) stop() (took time.Duration, err error) {
-	m.awaitRunning()
 	begin := time.Now()
 	m.mu.Lock()
 	cmd := m.cmd
@@ -288,10 +253,26 @@ func (m *member) stop() (took time.Duration, err error) {
 		m.cluster.surprise("%s did not stop within %v", m.name, stopTime)
 		return time.Since(begin), m.kill()
 	}
-	if code := cmd.ProcessState.ExitCode(); code != 0 {
-		m.cluster.surprise("%s stopped with exit code %d", m.name, code)
+	switch code, why := cmd.ProcessState.ExitCode(), m.lastWords(); {
+	case code == 0:
+	case strings.Contains(why, "were cut off"): // they waited for what another fault keeps away
+		m.cluster.mu.Lock()
+		m.cluster.cutOff++
+		m.cluster.mu.Unlock()
+	default:
+		m.cluster.surprise("%s stopped with exit code %d: %s", m.name, code, why)
 	}
 	return time.Since(begin), nil
+}
+
+// lastWords is the last line of the node's log.
+func (m *member) lastWords() string {
+	raw, err := os.ReadFile(m.log.Name())
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+	return lines[len(lines)-1]
 }
 
 // ready asks the node whether it should get requests.
