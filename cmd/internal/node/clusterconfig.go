@@ -3,8 +3,6 @@ package node
 import (
 	"encoding/base64"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -12,24 +10,11 @@ import (
 	"time"
 
 	"granary.dev/granary/cluster/protocol"
+	"granary.dev/granary/storage/postgres"
 )
 
-// Secret is a string that prints as [redacted]. Convert it to use it.
-type Secret string
-
-const redacted = "[redacted]"
-
-// Format implements fmt.Formatter: no verb shows the value.
-func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
-
-// String implements fmt.Stringer.
-func (Secret) String() string { return redacted }
-
-// MarshalText implements encoding.TextMarshaler, for JSON and YAML.
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-
-// LogValue implements slog.LogValuer.
-func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+// Secret is a string that prints as [redacted].
+type Secret = postgres.Secret
 
 // Roles of a node in a cluster.
 const (

@@ -57,7 +57,7 @@ const storeRetry = time.Second
 // while it is away serves when it is back, without anybody's help.
 func (n *Node) openDatabase(ctx context.Context) (db *postgres.Store, err error) {
 	err = n.whenReached(ctx, func() error {
-		db, err = postgres.Open(ctx, postgres.Config{URL: postgres.Secret(n.cfg.Store), Logger: n.log, LeaseTTL: n.cfg.Cluster.Lease})
+		db, err = postgres.Open(ctx, postgres.Config{URL: n.cfg.Store, Logger: n.log, LeaseTTL: n.cfg.Cluster.Lease})
 		return err
 	})
 	return db, err
