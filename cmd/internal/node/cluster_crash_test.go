@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -75,9 +76,7 @@ func crashWithWork(t *testing.T, c *nodetest.Cluster, web *nodetest.Web, m, thro
 		}
 		docs = append(docs, through.AddURL(t, kb, web.URL("page-"+kb)).GetName())
 	}
-	for range docs {
-		<-web.Asked
-	}
+	web.Await(t, len(docs))
 	m.Crash()
 	return docs, kbs
 }
@@ -102,9 +101,7 @@ func TestACrashedNodesWorkGoesOnElsewhereAndNothingIsLost_E5_A4(t *testing.T) {
 		t.Error("a node took over from one that is a member")
 	}
 	zombie(t, n3, kbs)
-	for range docs {
-		<-web.Asked // the runs have begun anew, without a client's call
-	}
+	web.Await(t, len(docs)) // the runs have begun anew, without a client's call
 	web.Release()
 	for _, name := range docs {
 		types := events(t, n2.Clients, name, "document.indexed")
@@ -131,19 +128,31 @@ func TestACrashedNodesWorkGoesOnElsewhereAndNothingIsLost_E5_A4(t *testing.T) {
 // give what the new owner has acknowledged, and no write gets through.
 func zombie(t *testing.T, m *nodetest.Member, kbs []string) {
 	t.Helper()
+	var all sync.WaitGroup
 	for _, kb := range kbs {
-		got, err := read(t, m.Clients, kb, 700*time.Millisecond)
-		if err == nil && got != "after" || err != nil && !refused(err) {
-			t.Errorf("I6: %s through a node that was given up: %q, %v", kb, got, err)
-		}
-		if err := write(t, m.Clients, kb, "zombie", "", 700*time.Millisecond); !refused(err) {
-			t.Errorf("I1: a write to %s through a node that was given up: %v", kb, err)
-		}
+		all.Go(func() {
+			got, err := read(t, m.Clients, kb, 700*time.Millisecond)
+			if err == nil && got != "after" || err != nil && !refused(err) {
+				t.Errorf("I6: %s through a node that was given up: %q, %v", kb, got, err)
+			}
+			if err := write(t, m.Clients, kb, "zombie", "", 700*time.Millisecond); !refused(err) {
+				t.Errorf("I1: a write to %s through a node that was given up: %v", kb, err)
+			}
+		})
 	}
+	all.Wait()
 }
 
-func TestANodeWithoutItsStoreReadsUntilItsLeaseEnds_E5(t *testing.T) {
+// Cuts on one cluster, one after the other; each ends when all is well again.
+func TestNothingIsStaleOrLostWhateverIsCut_E5(t *testing.T) {
 	c := nodetest.StartCluster(t, pg.Database(t), 2)
+	t.Run("a node without its store reads until its lease ends", func(t *testing.T) { withoutStore(t, c) })
+	t.Run("statements that arrive after the lease change nothing", func(t *testing.T) { lateStatements(t, c) })
+	t.Run("nodes that do not reach each other stay members and serve their own", func(t *testing.T) { withoutPeers(t, c) })
+	t.Run("a node without its store stops in time", func(t *testing.T) { stopsWithoutStore(t, c) })
+}
+
+func withoutStore(t *testing.T, c *nodetest.Cluster) {
 	n1, n2 := c.Nodes[0], c.Nodes[1]
 	first, kb := n2.ID(), c.KBs(n2, "dev", "cut", 1)[0]
 	n1.CreateKB(t, kb)
@@ -210,23 +219,23 @@ func staleAnswer(t *testing.T, m *nodetest.Member, kb string) {
 	}
 }
 
-func TestANodeWithoutItsStoreStopsInTime_H3(t *testing.T) {
-	c := nodetest.StartCluster(t, pg.Database(t), 1)
-	n1 := c.Nodes[0]
-	n1.CreateKB(t, "lost")
-	n1.Store.Cut()
+// stopsWithoutStore stops a node as SIGTERM does.
+func stopsWithoutStore(t *testing.T, c *nodetest.Cluster) {
+	n2 := c.Nodes[1]
+	n2.Store.Cut()
 	began := time.Now()
-	n1.Stop()
+	n2.Stop()
 	if took := time.Since(began); took > 2*lease+8*time.Second {
-		t.Errorf("a node without its store took %v to stop", took)
+		t.Errorf("it took %v", took)
 	}
-	if !n1.Logged("WARN", "without having left") {
+	if !n2.Logged("WARN", "without having left") {
 		t.Error("it does not say that it did not leave")
 	}
+	c.Settle(others(c, n2)...)
 }
 
-func TestNodesThatDoNotReachEachOtherStayMembersAndServeTheirOwn_E5(t *testing.T) {
-	c := nodetest.StartCluster(t, pg.Database(t), 2)
+// withoutPeers cuts the calls between two nodes that both have the store.
+func withoutPeers(t *testing.T, c *nodetest.Cluster) {
 	n1, n2 := c.Nodes[0], c.Nodes[1]
 	kb1, kb2 := c.KBs(n1, "dev", "peer", 1)[0], c.KBs(n2, "dev", "peer", 1)[0]
 	n1.CreateKB(t, kb1)
@@ -276,8 +285,8 @@ func hasProblem(r *granaryv1.GetClusterHealthResponse, reason, node string) bool
 	})
 }
 
-func TestStatementsThatArriveAfterTheLeaseChangeNothing_E5(t *testing.T) {
-	c := nodetest.StartCluster(t, pg.Database(t), 2)
+// lateStatements holds all that a node says to the store until it is given up.
+func lateStatements(t *testing.T, c *nodetest.Cluster) {
 	n1, n2 := c.Nodes[0], c.Nodes[1]
 	first := n2.ID()
 	l := load(c, true, n1, n2)

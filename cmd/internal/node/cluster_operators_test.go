@@ -128,7 +128,7 @@ func deadLetters(t *testing.T, c *nodetest.Cluster, web *nodetest.Web) {
 	web.Hold()
 	doc := n2.AddURL(t, name, web.URL("deadly")).GetName()
 	for run := range kb.MaxCrashes {
-		<-web.Asked
+		web.Await(t, 1)
 		// What the owner decides now comes too late; it hears so when it is to hand over.
 		if _, err := c.DB.Exec(t.Context(), `UPDATE owner SET epoch = epoch + 1, activation = $1, released = true WHERE kind = 'kb' AND id = $2`,
 			fmt.Sprintf("thief-%d", run), name); err != nil {

@@ -149,7 +149,7 @@ func everyDocumentMethod(t *testing.T, c *nodetest.Cluster, s *nodetest.Clients,
 	}
 	web.Hold()
 	slow := s.AddURL(t, kb, web.URL("slow"))
-	<-web.Asked
+	web.Await(t, 1)
 	_, err = s.Documents.CancelDocument(ctx, &granaryv1.CancelDocumentRequest{Name: slow.GetName()})
 	must("cancel", err)
 	web.Release()

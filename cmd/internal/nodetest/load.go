@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -19,17 +18,17 @@ import (
 
 // Load is clients at work while a test does something to the cluster. Each
 // knowledge base has one client that writes, counting up, and one that reads
-// beside it, through any of the nodes; what they are told must be what one
+// beside it, through any node that is ready; what they are told must be what one
 // knowledge base with one owner could have told them (I6).
 type Load struct {
 	Writes, Reads, Searches, Lists, Documents atomic.Int64 // that were answered
 
-	t       testing.TB
-	through func() []*Member
-	retry   bool
-	stop    chan struct{}
-	wg      sync.WaitGroup
-	kbs     []*loadKB
+	t     testing.TB
+	doors doors
+	retry bool
+	stop  chan struct{}
+	wg    sync.WaitGroup
+	kbs   []*loadKB
 
 	mu     sync.Mutex
 	failed []string
@@ -54,7 +53,10 @@ type loadKB struct {
 // Without, every error is a failure.
 func (c *Cluster) Load(kbs []string, retry bool, through ...*Member) *Load {
 	c.t.Helper()
-	l := &Load{t: c.t, through: func() []*Member { return through }, retry: retry, stop: make(chan struct{})}
+	l := &Load{t: c.t, retry: retry, stop: make(chan struct{})}
+	for _, m := range through {
+		l.Use(m)
+	}
 	for _, id := range kbs {
 		through[0].CreateKB(c.t, id)
 		l.kbs = append(l.kbs, &loadKB{id: id, docs: make(map[string]string)})
@@ -64,6 +66,12 @@ func (c *Cluster) Load(kbs []string, retry bool, through ...*Member) *Load {
 		l.wg.Go(func() { l.read(k, i) })
 	}
 	return l
+}
+
+// Use sends clients to one more node, whenever that is ready.
+func (l *Load) Use(m *Member) {
+	d := l.doors.add(m)
+	l.wg.Go(func() { d.watch(l.stop) })
 }
 
 // loadTime bounds one call of the load with its retries.
@@ -81,8 +89,7 @@ func (l *Load) call(what string, f func(context.Context, *Clients) error) bool {
 	tries := 0
 	for {
 		tries++
-		nodes := l.through()
-		m := nodes[rand.IntN(len(nodes))]
+		m := l.doors.pick()
 		if err = f(ctx, m.Clients); err == nil {
 			break
 		}
@@ -272,7 +279,7 @@ func (l *Load) End() {
 // check looks at a knowledge base after the clients have stopped.
 func (l *Load) check(k *loadKB) {
 	l.t.Helper()
-	nodes := l.through()
+	nodes := l.doors.open()
 	for _, m := range nodes {
 		r, err := m.KBs.GetKnowledgeBase(l.t.Context(), &granaryv1.GetKnowledgeBaseRequest{Name: k.id})
 		if err != nil {
@@ -283,14 +290,20 @@ func (l *Load) check(k *loadKB) {
 			l.t.Errorf("I4: %s through %s says %s, acknowledged was %d", k.id, m.Name, got, k.acked.Load())
 		}
 	}
-	for name, word := range k.docs {
-		d := nodes[0].Settle(l.t, name)
+	r, err := nodes[0].Documents.ListDocuments(l.t.Context(), &granaryv1.ListDocumentsRequest{Parent: k.id, PageSize: 1000})
+	if err != nil || len(r.GetDocuments()) != len(k.docs) {
+		l.t.Errorf("I4, I5: %s has %d documents, acknowledged were %d; %v", k.id, len(r.GetDocuments()), len(k.docs), err)
+	}
+	for _, d := range r.GetDocuments() {
+		if !Terminal(d.GetState()) {
+			d = nodes[0].Settle(l.t, d.GetName())
+		}
 		if d.GetState() != granaryv1.DocumentState_DOCUMENT_STATE_READY {
-			l.t.Errorf("I4: %s is %s: %v", name, d.GetState(), d.GetError())
+			l.t.Errorf("I4: %s is %s: %v", d.GetName(), d.GetState(), d.GetError())
 			continue
 		}
-		if !Finds(l.t, nodes[len(nodes)-1].Clients, k.id, word, name) {
-			l.t.Errorf("I8: %s is READY and not found by %s", name, word)
+		if word := k.docs[d.GetName()]; !Finds(l.t, nodes[len(nodes)-1].Clients, k.id, word, d.GetName()) {
+			l.t.Errorf("I8: %s is READY and not found by %q", d.GetName(), word)
 		}
 	}
 }

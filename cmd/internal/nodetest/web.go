@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"granary.dev/granary/cmd/internal/node"
 )
@@ -15,8 +16,7 @@ import (
 // Web is a web server whose pages a test can hold back: a document that is
 // fetched from it is under way for as long as the test wants.
 type Web struct {
-	// Asked gets the path of each page that is held back, when it is asked for.
-	Asked chan string
+	asked chan string // the path of each page that was held back
 
 	s  *httptest.Server
 	mu sync.Mutex
@@ -25,7 +25,7 @@ type Web struct {
 
 // NewWeb starts a web server, until the test ends, that serves at once.
 func NewWeb(t testing.TB) *Web {
-	w := &Web{Asked: make(chan string, 100), ok: make(chan struct{})}
+	w := &Web{asked: make(chan string, 100), ok: make(chan struct{})}
 	close(w.ok)
 	w.s = httptest.NewServer(http.HandlerFunc(w.serve))
 	t.Cleanup(func() {
@@ -46,7 +46,7 @@ func (w *Web) serve(out http.ResponseWriter, r *http.Request) {
 	select {
 	case <-gate:
 	default:
-		w.Asked <- r.URL.Path
+		w.asked <- r.URL.Path
 		select {
 		case <-gate:
 		case <-r.Context().Done():
@@ -77,6 +77,23 @@ func (w *Web) Release() {
 		close(w.ok)
 	}
 }
+
+// Await waits until n pages that are held back were asked for.
+func (w *Web) Await(t testing.TB, n int) {
+	t.Helper()
+	limit := time.NewTimer(askedWithin)
+	defer limit.Stop()
+	for i := range n {
+		select {
+		case <-w.asked:
+		case <-limit.C:
+			t.Fatalf("%d of %d pages were asked for within %v", i, n, askedWithin)
+		}
+	}
+}
+
+// askedWithin is less than the time after which any node picks up what its owner forgot.
+const askedWithin = 20 * time.Second
 
 // URL is where a page about a word is.
 func (w *Web) URL(word string) string { return w.s.URL + "/" + word }
