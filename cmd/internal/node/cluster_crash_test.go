@@ -14,6 +14,7 @@ import (
 	"granary.dev/granary/cluster/protocol"
 	"granary.dev/granary/cmd/internal/nodetest"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
+	"granary.dev/granary/storage/pgtest"
 )
 
 // lease is how long a silent node of these tests keeps its share.
@@ -334,7 +335,7 @@ func lateStatements(t *testing.T, c *nodetest.Cluster) {
 	l.End()
 }
 
-func TestARestartOfTheDatabaseEvictsNobody_E5(t *testing.T) {
+func TestAnOutageOfTheDatabaseEvictsNobody_E5(t *testing.T) {
 	own := newPostgres(t)
 	c := nodetest.StartCluster(t, own.Database(t), 3)
 	var ids []protocol.NodeID
@@ -343,12 +344,15 @@ func TestARestartOfTheDatabaseEvictsNobody_E5(t *testing.T) {
 	}
 	l := load(c, true, c.Nodes...)
 	server := own.Server(t)
-	for _, mode := range restartModes {
-		wrote := l.Writes.Load()
-		if err := server.Restart(t.Context(), mode); err != nil {
-			t.Fatal(err)
+	for what, outage := range map[string]func() error{
+		"a crash of the server":       func() error { return server.Restart(t.Context(), pgtest.Immediate) },
+		"an outage of several leases": func() error { return longOutage(t, server, c) },
+	} {
+		if err := outage(); err != nil {
+			t.Fatalf("%s: %v", what, err)
 		}
-		nodetest.Await(t, "writes go on", func() bool { return l.Writes.Load() > wrote+50 })
+		wrote := l.Writes.Load()
+		nodetest.Await(t, "writes go on after "+what, func() bool { return l.Writes.Load() > wrote+50 })
 	}
 	l.End()
 	c.Settle(c.Nodes...)
@@ -357,4 +361,32 @@ func TestARestartOfTheDatabaseEvictsNobody_E5(t *testing.T) {
 			t.Errorf("%s was given up", m.Name)
 		}
 	}
+}
+
+// longOutage stops the server for longer than a lease: all have expired when it
+// is back. One node is there first, and must leave the others time.
+func longOutage(t *testing.T, server *pgtest.Server, c *nodetest.Cluster) error {
+	t.Helper()
+	if err := server.Pause(); err != nil {
+		return err
+	}
+	outage := time.NewTimer(lease + lease/2)
+	defer outage.Stop()
+	<-outage.C
+	first := c.Nodes[0]
+	for _, m := range others(c, first) {
+		m.Store.Cut()
+	}
+	if err := server.Resume(t.Context()); err != nil {
+		return err
+	}
+	nodetest.Await(t, "the first node has a lease again", func() bool {
+		var held bool
+		err := c.DB.QueryRow(t.Context(), `SELECT expires > clock_timestamp() FROM node_lease WHERE node = $1`, first.ID().String()).Scan(&held)
+		return err == nil && held
+	})
+	for _, m := range others(c, first) {
+		m.Store.Mend()
+	}
+	return nil
 }

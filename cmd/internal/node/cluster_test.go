@@ -21,6 +21,3 @@ func newPostgres(t *testing.T) *pgtest.Harness {
 	})
 	return h
 }
-
-// restartModes are how the server ends: with a checkpoint, and as in a crash.
-var restartModes = []pgtest.Mode{pgtest.Fast, pgtest.Immediate}
