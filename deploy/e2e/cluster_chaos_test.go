@@ -114,7 +114,10 @@ func (ch *chaos) round(number, faults int) {
 		}
 		wg.Wait()
 	}()
-	ch.nemesis.harm(ctx, faults, ch.random.Uint64())
+	ch.nemesis.harm(ctx, faults-1, ch.random.Uint64())
+	if err := ch.nemesis.killAll(); err != nil {
+		ch.t.Errorf("round %d: %v", number, err)
+	}
 	calm := l.history.now()
 	if err := ch.cluster.heal(ctx); err != nil {
 		ch.t.Errorf("round %d: not healed %v after the last fault: %v", number, backTime, err)
@@ -207,20 +210,12 @@ func (w *worker) until(ctx context.Context, method, id string, req, res proto.Me
 // awaitService waits until each knowledge base has acknowledged a write after the faults (I14).
 func (ch *chaos) awaitService(ctx context.Context, l *load, bases []*shared, calm int64) {
 	for _, s := range bases {
-		for {
-			l.mu.Lock()
-			at := l.acked[s.base]
-			l.mu.Unlock()
-			if at > calm {
-				ch.served = append(ch.served, time.Duration(at-calm))
-				break
-			}
-			if time.Duration(l.history.now()-calm) > settleTime {
-				ch.t.Errorf("%s has acknowledged nothing for %v after the last fault", s.base, settleTime)
-				break
-			}
-			sleep(ctx, 20*time.Millisecond)
+		d, ok := l.firstWrite(ctx, s.base, calm)
+		if !ok {
+			ch.t.Errorf("%s has acknowledged nothing for %v after the last fault", s.base, settleTime)
+			continue
 		}
+		ch.served = append(ch.served, d)
 	}
 }
 

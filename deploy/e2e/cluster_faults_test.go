@@ -5,9 +5,11 @@ package e2e
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +25,7 @@ type fault struct {
 	name   string
 	weight int
 	store  bool // the store's, no node's
+	mild   bool // an operator's doing: not counted as a fault
 	run    func(ctx context.Context, r *rand.Rand, victim *member) error
 }
 
@@ -81,7 +84,9 @@ func (n *nemesis) once(ctx context.Context, r *rand.Rand) bool {
 		sleep(ctx, 50*time.Millisecond)
 		return true // somebody must be left to answer
 	}
-	n.left--
+	if !f.mild {
+		n.left--
+	}
 	n.count[f.name]++
 	n.mu.Unlock()
 	begin := time.Now()
@@ -134,6 +139,11 @@ func (n *nemesis) String() string {
 	for _, name := range slices.Sorted(maps.Keys(n.count)) {
 		parts = append(parts, fmt.Sprintf("%s %d", name, n.count[name]))
 		total += n.count[name]
+	}
+	for _, f := range n.faults {
+		if f.mild {
+			total -= n.count[f.name]
+		}
 	}
 	return fmt.Sprintf("%d (%s)", total, strings.Join(parts, ", "))
 }
@@ -237,7 +247,43 @@ func (c *cluster) processFaults(longestFreeze time.Duration) []fault {
 		{name: "store restart", weight: 2, store: true, run: c.faultStore(pgtest.Fast)},
 		{name: "store crash", weight: 2, store: true, run: c.faultStore(pgtest.Immediate)},
 		{name: "store away", weight: 1, store: true, run: c.faultPause},
+		{name: "relocation", weight: 3, mild: true, run: c.relocate},
 	}
+}
+
+// relocate has an operator move a tenant to a node, or give it back to the
+// table. The cluster may refuse, for instance while partitions are moving.
+func (c *cluster) relocate(ctx context.Context, r *rand.Rand, m *member) error {
+	if c.network != nil { // the command would have to run in the node's namespace
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	args := []string{"cluster", "relocate", fmt.Sprintf("tenant-%d", 1+r.IntN(chaosTenants)), "--data", m.data, "--server", "http://" + m.api}
+	if r.IntN(3) > 0 {
+		args = append(args, "--to", m.name)
+	}
+	out, err := exec.CommandContext(ctx, binary, args...).CombinedOutput()
+	_, _ = fmt.Fprintf(m.log, "=== %s %v: %v %s\n", time.Now().UTC().Format(time.RFC3339Nano), args[1:], err, out)
+	sleep(ctx, time.Duration(r.IntN(3000))*time.Millisecond)
+	return nil
+}
+
+// killAll ends every process at once and starts them again.
+func (n *nemesis) killAll() error {
+	n.mu.Lock()
+	n.count["kill -9 of all"]++
+	n.mu.Unlock()
+	var wg sync.WaitGroup
+	errs := make([]error, len(n.cluster.members))
+	for i, m := range n.cluster.members {
+		wg.Go(func() { errs[i] = m.kill() })
+	}
+	wg.Wait()
+	for i, m := range n.cluster.members {
+		errs[i] = errors.Join(errs[i], m.start())
+	}
+	return errors.Join(errs...)
 }
 
 // networkFaults cut links. Which: of the victim to and from whom.

@@ -112,6 +112,20 @@ func (h *history) byBase() map[base][]*op {
 	return out
 }
 
+// firstWrite finds the first acknowledged write of a knowledge base that was
+// sent after a moment, and says how long after it the acknowledgement came.
+func (h *history) firstWrite(b base, since int64) (time.Duration, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	first := int64(0)
+	for i := len(h.ops) - 1; i >= 0 && h.ops[i].end > since; i-- { // they are in order of their ends, nearly
+		if o := h.ops[i]; o.base == b && o.fate == fateOK && o.action.writes() && o.last >= since {
+			first = o.end
+		}
+	}
+	return time.Duration(first - since), first > 0
+}
+
 // kbState is the model: one knowledge base, executed one operation at a time.
 type kbState struct {
 	revision int64 // the least the knowledge base must have reached

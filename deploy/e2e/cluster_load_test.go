@@ -57,12 +57,11 @@ type load struct {
 
 	mu     sync.Mutex
 	broken []string       // answers no client should get
-	whys   map[string]int // tries that failed, by reason
-	acked  map[base]int64 // when the last write was acknowledged
+	whys   map[string]int // tries, by what became of them
 }
 
 func newLoad(round string, think time.Duration) *load {
-	return &load{history: newHistory(), think: think, round: round, whys: make(map[string]int), acked: make(map[base]int64)}
+	return &load{history: newHistory(), think: think, round: round, whys: make(map[string]int)}
 }
 
 func (l *load) breaks(format string, args ...any) {
@@ -77,6 +76,20 @@ func (l *load) note(t try) {
 	l.whys[t.why()]++
 }
 
+// firstWrite waits for the first acknowledged write of a knowledge base that
+// was sent after a moment, and says how long after it that was.
+func (l *load) firstWrite(ctx context.Context, b base, since int64) (time.Duration, bool) {
+	for {
+		if d, ok := l.history.firstWrite(b, since); ok {
+			return d, true
+		}
+		if time.Duration(l.history.now()-since) > settleTime {
+			return 0, false
+		}
+		sleep(ctx, 20*time.Millisecond)
+	}
+}
+
 // worker is one client of one knowledge base.
 type worker struct {
 	load   *load
@@ -87,13 +100,14 @@ type worker struct {
 	count  int
 	node   int       // the last one asked
 	only   action    // what it does; "": a mix
+	calm   int       // its pauses are so many times as long
 	front  *balancer // chooses the node and repeats only what was never sent; nil: see perform
 }
 
 // run works until stop is closed; the operation under way is finished.
 func (w *worker) run(ctx context.Context, stop <-chan struct{}) {
 	for {
-		pause := time.NewTimer(time.Duration(w.random.Int64N(int64(w.load.think) + 1)))
+		pause := time.NewTimer(time.Duration(w.random.Int64N(int64(w.load.think)+1) * int64(1+w.calm)))
 		select {
 		case <-stop:
 			pause.Stop()
@@ -174,11 +188,6 @@ func (w *worker) perform(ctx context.Context, o *op) {
 	w.load.history.add(o)
 	if o.fate == fateOK {
 		w.shared.learn(o)
-		if o.action.writes() {
-			w.load.mu.Lock()
-			w.load.acked[o.base] = o.end
-			w.load.mu.Unlock()
-		}
 	}
 }
 
