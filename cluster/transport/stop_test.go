@@ -115,7 +115,7 @@ func TestRollingRestartLosesNoCall_H3(t *testing.T) {
 	addr := n.addr
 	c := dial(t, transport.Config{})
 	c.SetBackoff(time.Millisecond)
-	ctx := within(t)
+	ctx := t.Context() // each restart is bounded, the whole need not be
 	stop := make(chan struct{})
 	var answered, refused, notSent atomic.Int64
 	var callers sync.WaitGroup
