@@ -64,9 +64,9 @@ func writeUntilAcknowledged(t *testing.T, s *nodetest.Clients, kb, text string) 
 	})
 }
 
-// crashWithWork starts documents and clients, crashes a node, and gives the
-// documents it had under way and its knowledge bases.
-func crashWithWork(t *testing.T, c *nodetest.Cluster, web *nodetest.Web, m, through *nodetest.Member) (docs, kbs []string) {
+// crashWithWork starts documents, crashes their node, and gives them, their
+// knowledge bases, and what follows the events of one of these.
+func crashWithWork(t *testing.T, c *nodetest.Cluster, web *nodetest.Web, m, through *nodetest.Member) (docs, kbs []string, watch func(int64)) {
 	t.Helper()
 	kbs = c.KBs(m, "dev", "lost", 3)
 	web.Hold()
@@ -78,8 +78,10 @@ func crashWithWork(t *testing.T, c *nodetest.Cluster, web *nodetest.Web, m, thro
 		docs = append(docs, through.AddURL(t, kb, web.URL("page-"+kb)).GetName())
 	}
 	web.Await(t, len(docs))
+	watch = follow(t, through.Clients, kbs[0])
+	watch(4) // created, listed, written, a document added
 	m.Crash()
-	return docs, kbs
+	return docs, kbs, watch
 }
 
 func TestACrashedNodesWorkGoesOnElsewhereAndNothingIsLost_E5_A4(t *testing.T) {
@@ -88,7 +90,7 @@ func TestACrashedNodesWorkGoesOnElsewhereAndNothingIsLost_E5_A4(t *testing.T) {
 	n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
 	first := n3.ID()
 	l := load(c, true, n1, n2)
-	docs, kbs := crashWithWork(t, c, web, n3, n1)
+	docs, kbs, watch := crashWithWork(t, c, web, n3, n1)
 	crashed := time.Now()
 	for _, kb := range kbs {
 		writeUntilAcknowledged(t, n1.Clients, kb, "after")
@@ -110,6 +112,7 @@ func TestACrashedNodesWorkGoesOnElsewhereAndNothingIsLost_E5_A4(t *testing.T) {
 			t.Errorf("%s: %v", name, types)
 		}
 	}
+	watch(4 + 1 + 4) // what the test did before and after, and the runs
 	l.End()
 	n3.Store.Mend()
 	n3.Actors.Mend()

@@ -1,7 +1,6 @@
 package node_test
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -68,13 +67,7 @@ func TestOperatorsSteerTheClusterFromAnyNode_A7_B3(t *testing.T) {
 func relocations(t *testing.T, c *nodetest.Cluster, watched string) {
 	t.Helper()
 	n1, n2, n3 := c.Nodes[0], c.Nodes[1], c.Nodes[2]
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	stream, err := n2.Events.WatchEvents(ctx, &granaryv1.WatchEventsRequest{KnowledgeBase: watched, FromStart: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer stream.Close()
+	watch := follow(t, n2.Clients, watched)
 	home := placement(t, n1, watched)
 	if home.GetNode() != "nodes/n1" || home.GetOverridden() || home.GetHolder() != n1.ID().String() || home.GetEpoch() != 1 {
 		t.Errorf("before: %v", home)
@@ -97,18 +90,7 @@ func relocations(t *testing.T, c *nodetest.Cluster, watched string) {
 				p.GetTableNode() == "nodes/n1" && p.GetEpoch() == int64(i+2) && p.GetActive()
 		})
 	}
-	for at := int64(1); at <= 4; { // created, and three writes on three nodes
-		m, err := stream.Receive()
-		if err != nil {
-			t.Fatalf("the watcher was dropped after %d events: %v", at-1, err)
-		}
-		if e := m.GetEvent(); e != nil {
-			if e.GetRevision() != at {
-				t.Fatalf("event %d follows %d", e.GetRevision(), at-1)
-			}
-			at++
-		}
-	}
+	watch(1 + 3) // created, and written on three nodes
 	if err := relocate(t, n1, "dev", "nobody"); reason(t, err) != kb.ReasonNodeNotFound {
 		t.Errorf("relocated to nobody: %v", err)
 	}
@@ -208,6 +190,10 @@ func drainAllButOne(t *testing.T, c *nodetest.Cluster) {
 		if err := drain(t, n1, m.Name); err != nil {
 			t.Errorf("drained a second time: %v", err)
 		}
+		nodetest.Await(t, "health tells that partitions move", func() bool {
+			h := health(t, n1)
+			return h.GetHealth().GetState() == granaryv1.HealthState_HEALTH_STATE_DEGRADED && hasProblem(h, "PARTITIONS_MOVING", "")
+		})
 		c.Settle([]*nodetest.Member{n1, n2}[:2-i]...)
 	}
 	nodetest.Await(t, "those that have left know it", func() bool { return n2.View().Version == n1.View().Version })

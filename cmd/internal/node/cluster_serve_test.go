@@ -228,32 +228,43 @@ func eachThroughEach(t *testing.T, c *nodetest.Cluster) {
 			}
 		}
 		for _, watcher := range c.Nodes {
-			gapless(t, watcher.Clients, kb, len(c.Nodes)+2)
+			gapless(t, watcher.Clients, kb, int64(len(c.Nodes)+2))
 		}
 	}
 	oneActivationEach(t, c)
 }
 
 // gapless reads the first events of a knowledge base: each revision once.
-func gapless(t *testing.T, s *nodetest.Clients, kb string, n int) {
+func gapless(t *testing.T, s *nodetest.Clients, kb string, n int64) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
+	follow(t, s, kb)(n)
+}
+
+// follow opens the stream of a knowledge base's events. What it gives reads on
+// until a revision; each must come once.
+func follow(t *testing.T, s *nodetest.Clients, kb string) func(until int64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
 	stream, err := s.Events.WatchEvents(ctx, &granaryv1.WatchEventsRequest{KnowledgeBase: kb, FromStart: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer stream.Close()
-	for at := int64(1); at <= int64(n); {
-		m, err := stream.Receive()
-		if err != nil {
-			t.Fatalf("after %d events of %s: %v", at-1, kb, err)
-		}
-		if e := m.GetEvent(); e != nil {
-			if e.GetRevision() != at {
-				t.Fatalf("event %d of %s follows %d", e.GetRevision(), kb, at-1)
+	t.Cleanup(func() { _ = stream.Close() })
+	at := int64(0)
+	return func(until int64) {
+		t.Helper()
+		for at < until {
+			m, err := stream.Receive()
+			if err != nil {
+				t.Fatalf("after %d events of %s: %v", at, kb, err)
 			}
-			at++
+			if e := m.GetEvent(); e != nil {
+				if e.GetRevision() != at+1 {
+					t.Fatalf("event %d of %s follows %d", e.GetRevision(), kb, at)
+				}
+				at++
+			}
 		}
 	}
 }

@@ -242,13 +242,14 @@ func Await(t testing.TB, what string, ok func() bool) {
 // is none of those that the kernel gives to connections, so that it stays free.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
+	var lc net.ListenConfig
 	for range 100 {
 		addr := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(12_000))
-		l, err := net.Listen("tcp", addr)
+		l, err := lc.Listen(t.Context(), "tcp", addr)
 		if err != nil {
 			continue
 		}
-		p, err := net.ListenPacket("udp", addr)
+		p, err := lc.ListenPacket(t.Context(), "udp", addr)
 		_ = l.Close()
 		if err != nil {
 			continue

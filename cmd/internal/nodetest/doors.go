@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"context"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -56,7 +57,7 @@ func (d *doors) pick() *Member {
 const readyEvery = 25 * time.Millisecond
 
 // watch asks a node whether it is ready until stop is closed.
-func (d *door) watch(stop <-chan struct{}) {
+func (d *door) watch(ctx context.Context, stop <-chan struct{}) {
 	tr := &http.Transport{}
 	defer tr.CloseIdleConnections()
 	client := &http.Client{Transport: tr, Timeout: 5 * time.Second}
@@ -68,10 +69,19 @@ func (d *door) watch(stop <-chan struct{}) {
 			return
 		case <-t.C:
 		}
-		r, err := client.Get(d.m.URL + "/ready")
-		if err == nil {
-			_ = r.Body.Close()
-		}
-		d.ready.Store(err == nil && r.StatusCode == http.StatusOK)
+		d.ready.Store(d.ask(ctx, client))
 	}
+}
+
+func (d *door) ask(ctx context.Context, client *http.Client) bool {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.m.URL+"/ready", http.NoBody)
+	if err != nil {
+		return false
+	}
+	r, err := client.Do(req)
+	if err != nil {
+		return false
+	}
+	_ = r.Body.Close()
+	return r.StatusCode == http.StatusOK
 }

@@ -1,6 +1,7 @@
 package nodetest
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -34,13 +35,15 @@ func NewLink(t testing.TB, to string) *Link {
 // newLink is NewLink for whoever closes it himself.
 func newLink(t testing.TB, to string) *Link {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Links outlive the test's context: nodes are stopped behind it.
+	ctx := context.WithoutCancel(t.Context())
 	k := &Link{to: to, l: l, conns: make(map[net.Conn]struct{}), held: make(chan struct{})}
 	close(k.held)
-	k.wg.Go(k.accept)
+	k.wg.Go(func() { k.accept(ctx) })
 	return k
 }
 
@@ -138,24 +141,24 @@ func (k *Link) remove(conns ...net.Conn) {
 	}
 }
 
-func (k *Link) accept() {
+func (k *Link) accept(ctx context.Context) {
 	for {
 		in, err := k.l.Accept()
 		if err != nil {
 			return
 		}
 		if k.add(in) {
-			k.wg.Go(func() { k.join(in) })
+			k.wg.Go(func() { k.join(ctx, in) })
 		}
 	}
 }
 
 // join connects the far side, and passes bytes both ways until either ends.
-func (k *Link) join(in net.Conn) {
+func (k *Link) join(ctx context.Context, in net.Conn) {
 	k.mu.Lock()
 	to := k.to
 	k.mu.Unlock()
-	out, err := net.Dial("tcp", to)
+	out, err := new(net.Dialer).DialContext(ctx, "tcp", to)
 	if err != nil || !k.add(out) {
 		k.remove(in)
 		return

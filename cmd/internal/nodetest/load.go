@@ -71,7 +71,7 @@ func (c *Cluster) Load(kbs []string, retry bool, through ...*Member) *Load {
 // Use sends clients to one more node, whenever that is ready.
 func (l *Load) Use(m *Member) {
 	d := l.doors.add(m)
-	l.wg.Go(func() { d.watch(l.stop) })
+	l.wg.Go(func() { d.watch(l.t.Context(), l.stop) })
 }
 
 // loadTime bounds one call of the load with its retries.
