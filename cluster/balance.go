@@ -77,7 +77,7 @@ func (s *sharing) balance() {
 			return
 		case <-t.C:
 		}
-		s.vitals.sick.Store(len(s.problems()) > 0)
+		s.vitals.look(len(s.problems()) > 0)
 		now := s.node.standing.Load()
 		if g := s.gossip.Load(); g != nil {
 			g.tell(now.view.Version, s.phase() == "parting")

@@ -19,6 +19,7 @@ const (
 type vitals struct {
 	loadBits atomic.Uint64 // float64: share of the processors used, averaged
 	sick     atomic.Bool
+	unwell   bool // at the last look
 }
 
 func newVitals() *vitals { return &vitals{} }
@@ -28,6 +29,13 @@ func newVitals() *vitals { return &vitals{} }
 func (v *vitals) load() float64 { return math.Float64frombits(v.loadBits.Load()) }
 
 func (v *vitals) healthy() bool { return !v.sick.Load() }
+
+// look notes whether something is wrong with this node. It is sick once that has
+// been so at two looks in a row: a lease that lapsed for a moment moves no tenant.
+func (v *vitals) look(wrong bool) {
+	v.sick.Store(wrong && v.unwell)
+	v.unwell = wrong
+}
 
 func (v *vitals) run(ctx context.Context) {
 	t := time.NewTicker(vitalsEvery)
