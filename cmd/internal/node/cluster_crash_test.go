@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"sync"
@@ -20,9 +21,13 @@ import (
 // lease is how long a silent node of these tests keeps its share.
 const lease = 2 * time.Second
 
-// write sets the description of a knowledge base within a time.
+// write sets the description of a knowledge base within a time, under a key of
+// its own if none is given.
 func write(t *testing.T, s *nodetest.Clients, kb, text, key string, within time.Duration) error {
 	t.Helper()
+	if key == "" {
+		key = rand.Text()
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	r, err := s.KBs.UpdateKnowledgeBase(ctx, &granaryv1.UpdateKnowledgeBaseRequest{KnowledgeBase: &granaryv1.KnowledgeBase{Name: kb, Description: text},

@@ -208,7 +208,7 @@ func eachThroughEach(t *testing.T, c *nodetest.Cluster) {
 		owner.CreateKB(t, kb)
 		for i, writer := range c.Nodes {
 			r, err := writer.KBs.UpdateKnowledgeBase(ctx, &granaryv1.UpdateKnowledgeBaseRequest{
-				KnowledgeBase: &granaryv1.KnowledgeBase{Name: kb, Description: writer.Name}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"description"}}})
+				KnowledgeBase: &granaryv1.KnowledgeBase{Name: kb, Description: writer.Name}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"description"}}, RequestId: "by-" + writer.Name})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -2,6 +2,7 @@ package nodetest
 
 import (
 	"context"
+	"crypto/rand"
 	"net/http"
 	"strings"
 	"testing"
@@ -59,10 +60,13 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	return b.next.RoundTrip(r)
 }
 
+// What follows carries keys of its own, as clients' requests should: only then is
+// a call sent again whose connection between two nodes broke.
+
 // CreateKB creates a knowledge base.
 func (c *Clients) CreateKB(t testing.TB, id string) *granaryv1.KnowledgeBase {
 	t.Helper()
-	r, err := c.KBs.CreateKnowledgeBase(t.Context(), &granaryv1.CreateKnowledgeBaseRequest{KnowledgeBaseId: id})
+	r, err := c.KBs.CreateKnowledgeBase(t.Context(), &granaryv1.CreateKnowledgeBaseRequest{KnowledgeBaseId: id, RequestId: rand.Text()})
 	if err != nil {
 		t.Fatalf("create %s: %v", id, err)
 	}
@@ -73,7 +77,7 @@ func (c *Clients) CreateKB(t testing.TB, id string) *granaryv1.KnowledgeBase {
 func (c *Clients) AddText(t testing.TB, kb, name, text string) *granaryv1.Document {
 	t.Helper()
 	r, err := c.Documents.CreateDocument(t.Context(), &granaryv1.CreateDocumentRequest{
-		Spec:   &granaryv1.DocumentSpec{KnowledgeBase: kb, DisplayName: name},
+		Spec:   &granaryv1.DocumentSpec{KnowledgeBase: kb, DisplayName: name, RequestId: rand.Text()},
 		Source: &granaryv1.CreateDocumentRequest_Text{Text: text},
 	})
 	if err != nil {
@@ -86,7 +90,7 @@ func (c *Clients) AddText(t testing.TB, kb, name, text string) *granaryv1.Docume
 func (c *Clients) AddURL(t testing.TB, kb, url string) *granaryv1.Document {
 	t.Helper()
 	r, err := c.Documents.CreateDocument(t.Context(), &granaryv1.CreateDocumentRequest{
-		Spec:   &granaryv1.DocumentSpec{KnowledgeBase: kb},
+		Spec:   &granaryv1.DocumentSpec{KnowledgeBase: kb, RequestId: rand.Text()},
 		Source: &granaryv1.CreateDocumentRequest_Url{Url: url},
 	})
 	if err != nil {
