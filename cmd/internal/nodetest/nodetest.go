@@ -126,7 +126,7 @@ func (s *Server) Stop() {
 	}
 	limit := s.StopWithin
 	if limit == 0 {
-		limit = 20 * time.Second
+		limit = time.Minute
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
