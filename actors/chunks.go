@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"context"
 	"strings"
 	"unicode/utf8"
 
@@ -9,6 +10,22 @@ import (
 	"granary.dev/granary/actors/pipeline"
 	"granary.dev/granary/actors/search"
 )
+
+// readChunks reads all chunks of an attempt.
+func readChunks(ctx context.Context, store journal.ChunkStore, scope journal.Scope, attempt string) ([]journal.Chunk, error) {
+	var all []journal.Chunk
+	for after := -1; ; {
+		page, err := store.Chunks(ctx, scope, attempt, after, 1000)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+		if len(page) < 1000 {
+			return all, nil
+		}
+		after = page[len(page)-1].Ordinal
+	}
+}
 
 // segmentDoc is one version of a document as the index wants it.
 func segmentDoc(d *kb.Document, version int64, attempt string, c kb.Content, chunks []pipeline.Chunk, e []pipeline.Embedding) search.SegmentDoc {

@@ -142,38 +142,12 @@ func (g *kbGrain) sweep() {
 		})
 		return
 	}
-	keep, deleting := make(map[string]bool), []*kb.Document(nil)
-	for d := range g.kb.All {
-		if d.State == kb.StateDeleting {
-			deleting = append(deleting, d)
-			continue
-		}
-		keep[d.Attempt] = true
-		if d.Live != nil {
-			keep[d.Live.Attempt] = true
-		}
-	}
+	keep, deleting := g.needed()
 	scope, fence := g.scope(), g.fence
 	var gone []string
-	g.aside(func(ctx context.Context) error {
-		ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
-		defer cancel()
-		old := func(l *liveRun) bool { return l.scope == scope && !keep[l.attempt] }
-		if err := g.deps.runs.wait(ctx, old); err != nil {
-			return err
-		}
-		there, err := g.deps.Chunks.AttemptsOf(ctx, scope)
-		for _, a := range there {
-			if !keep[a.ID] {
-				gone = append(gone, a.ID)
-			}
-		}
-		if err != nil || g.deps.lone {
-			return err
-		}
-		// A successor's attempts are none of these leftovers: what was listed
-		// counts if this activation was the owner until then.
-		return g.deps.Store.Verify(ctx, fence)
+	g.aside(func(ctx context.Context) (err error) {
+		gone, err = g.leftovers(ctx, scope, keep, fence)
+		return err
 	}, func(err error) {
 		g.work.sweeping = false
 		switch {
@@ -188,6 +162,50 @@ func (g *kbGrain) sweep() {
 			g.eraseDocument(d.ID, kb.GarbageBetween(d, nil))
 		}
 	})
+}
+
+// needed gives the attempts that documents refer to, and the documents that are
+// being deleted.
+func (g *kbGrain) needed() (attempts map[string]bool, deleting []*kb.Document) {
+	attempts = make(map[string]bool)
+	for d := range g.kb.All {
+		if d.State == kb.StateDeleting {
+			deleting = append(deleting, d)
+			continue
+		}
+		attempts[d.Attempt] = true
+		if d.Live != nil {
+			attempts[d.Live.Attempt] = true
+		}
+	}
+	return attempts, deleting
+}
+
+// leftovers lists the attempts with rows that nobody needs; it runs beside the
+// mailbox, when the runs of this node that may still write have ended.
+func (g *kbGrain) leftovers(ctx context.Context, scope journal.Scope, keep map[string]bool, fence journal.Fence) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, sweepTimeout)
+	defer cancel()
+	old := func(l *liveRun) bool { return l.scope == scope && !keep[l.attempt] }
+	if err := g.deps.runs.wait(ctx, old); err != nil {
+		return nil, err
+	}
+	there, err := g.deps.Chunks.AttemptsOf(ctx, scope)
+	if err != nil {
+		return nil, err
+	}
+	var gone []string
+	for _, a := range there {
+		if !keep[a.ID] {
+			gone = append(gone, a.ID)
+		}
+	}
+	if g.deps.lone {
+		return gone, nil
+	}
+	// A successor's attempts are none of these leftovers: what was listed counts
+	// if this activation was the owner until then.
+	return gone, g.deps.Store.Verify(ctx, fence)
 }
 
 // sweepTimeout bounds how long runs wait for a sweep.

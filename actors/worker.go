@@ -385,19 +385,3 @@ func (j *job) compute(ctx context.Context, model string, in []embed.Input, hashe
 func (j *job) storedChunks(ctx context.Context) ([]journal.Chunk, error) {
 	return readChunks(ctx, j.deps.Chunks, j.scope, j.doc.Attempt)
 }
-
-// readChunks reads all chunks of an attempt.
-func readChunks(ctx context.Context, store journal.ChunkStore, scope journal.Scope, attempt string) ([]journal.Chunk, error) {
-	var all []journal.Chunk
-	for after := -1; ; {
-		page, err := store.Chunks(ctx, scope, attempt, after, 1000)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, page...)
-		if len(page) < 1000 {
-			return all, nil
-		}
-		after = page[len(page)-1].Ordinal
-	}
-}
