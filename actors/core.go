@@ -189,9 +189,29 @@ func (c *core) replay(ctx context.Context, s state, seq, head int64) error {
 func (c *core) begin(m *loadedMsg) []call {
 	c.fence, c.owned, c.proof, c.head, c.committed, c.snapshot = m.fence, m.owned, m.proof, m.head, m.head, m.snapshot
 	c.phase, c.giveUp = phaseActive, nil
-	waiting := c.waiting
+	return c.unpark()
+}
+
+// unpark gives the calls that waited and whose callers still do. One that gave
+// up may have asked again elsewhere meanwhile, and must not be served behind it.
+func (c *core) unpark() []call {
+	waiting := c.waiting[:0]
+	for _, cl := range c.waiting {
+		if !expired(cl) {
+			waiting = append(waiting, cl)
+		}
+	}
 	c.waiting = nil
 	return waiting
+}
+
+// expired answers a call that nobody waits for any more.
+func expired(c call) bool {
+	err := c.Context().Err()
+	if err != nil {
+		c.Reply(nil, err)
+	}
+	return err != nil
 }
 
 // notLoaded says why there will be no activation.

@@ -155,9 +155,7 @@ func (g *kbGrain) stay(ctx actor.Context) bool {
 		return false
 	}
 	g.phase = phaseActive
-	waiting := g.waiting
-	g.waiting = nil
-	for _, c := range waiting {
+	for _, c := range g.unpark() {
 		g.handle(c)
 	}
 	g.startDue(ctx)

@@ -25,6 +25,9 @@ func (g *kbGrain) write(c call, m *nodev1.KnowledgeBaseCall, key *journal.Idempo
 // decideAndReply does so once the settings are there. A decision that comes to
 // nothing is a read: it is made again on what is known to be current, proven.
 func (g *kbGrain) decideAndReply(c call, m *nodev1.KnowledgeBaseCall, key *journal.IdempotencyKey, err error, proven bool) {
+	if err == nil {
+		err = c.Context().Err() // whoever gave up may have asked again elsewhere
+	}
 	if err != nil {
 		c.Reply(nil, err)
 		g.settleKey(key)

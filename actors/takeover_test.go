@@ -162,6 +162,32 @@ func TestAcquiredForNobodyIsGivenBack_A4(t *testing.T) {
 	}
 }
 
+// I5: what a caller asked for and gave up while the grain was being loaded is not
+// done behind its back: with its key it may have been refused elsewhere since.
+func TestCallsGivenUpWhileLoadingAreNotServed_I5(t *testing.T) {
+	pair(t, func(t *testing.T, r *realm, a, _ *peer) {
+		c := a.created("notes")
+		a.host.drain(func(id journal.Identity) bool { return id == identity("notes") })
+		synctest.Wait()
+		h := a.faults.stubborn("LoadSnapshot", ofKB)
+		m := keyed(c.addCall("doc", page("alpha", 1)), "k")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := c.callCtx(ctx, m); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		<-h.entered
+		h.release()
+		synctest.Wait()
+		if n := countEvents(t, r, "notes", "document.added"); n != 0 {
+			t.Errorf("applied %d times", n)
+		}
+		if _, err := c.call(m); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A load that reads what a successor changed meanwhile is no damage: the caller
 // is sent on.
 func TestLoadBehindASuccessorIsNoDamage_A4(t *testing.T) {
