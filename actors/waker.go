@@ -27,18 +27,24 @@ const (
 // long overdue are they sent there, in case nobody else does.
 //
 // The first look takes all rows of this node, also those due later, since
-// whoever wrote them may be the process that died. So does the look after
-// [Waker.Kick].
+// whoever wrote them may be the process that died. The look after [Waker.Kick]
+// does so with the rows that were not this node's at the one before.
 type Waker struct {
-	deps  *Deps
-	woken map[journal.Identity]time.Time // of the rows that were there at the last look
-	since time.Time                      // when the eager look began that is not done yet; zero: none is
-	kick  chan struct{}
-	eager atomic.Bool // begin an eager look
+	deps   *Deps
+	known  map[journal.Identity]known // of the rows that were there at the last look
+	behind bool                       // an eager look is not done yet
+	kick   chan struct{}
+	eager  atomic.Bool // begin an eager look
+}
+
+// known is what the waker knows of a grain with a row.
+type known struct {
+	woken time.Time // when it was woken last
+	own   bool      // it was this node's then, and looked after
 }
 
 func newWaker(d *Deps) *Waker {
-	w := &Waker{deps: d, woken: make(map[journal.Identity]time.Time), kick: make(chan struct{}, 1)}
+	w := &Waker{deps: d, known: make(map[journal.Identity]known), kick: make(chan struct{}, 1)}
 	w.eager.Store(true)
 	return w
 }
@@ -79,11 +85,9 @@ func (w *Waker) Run(ctx context.Context) {
 // scan wakes what is due.
 func (w *Waker) scan(ctx context.Context) {
 	now := w.deps.Now()
-	if w.eager.Swap(false) {
-		w.since = now
-	}
+	w.behind = w.eager.Swap(false) || w.behind
 	until := now
-	if !w.since.IsZero() {
+	if w.behind {
 		until = now.Add(wakeFuture)
 	}
 	rows, err := w.read(ctx, until)
@@ -99,7 +103,7 @@ func (w *Waker) scan(ctx context.Context) {
 // read gives the rows due at a time, all of them: those of other nodes, and those
 // that stay because their work does, must hide none of this node's.
 func (w *Waker) read(ctx context.Context, until time.Time) ([]journal.DueWakeup, error) {
-	for limit := wakeLimit + len(w.woken); ; limit *= 2 {
+	for limit := wakeLimit + len(w.known); ; limit *= 2 {
 		rows, err := w.deps.Store.DueWakeups(ctx, until, limit)
 		if err != nil || len(rows) < limit || limit >= wakeMost {
 			return rows, err
@@ -110,37 +114,31 @@ func (w *Waker) read(ctx context.Context, until time.Time) ([]journal.DueWakeup,
 // choose picks whom to wake, who waited longest first.
 func (w *Waker) choose(rows []journal.DueWakeup, now time.Time) []journal.DueWakeup {
 	var todo []journal.DueWakeup
-	there := make(map[journal.Identity]time.Time, len(rows))
+	there := make(map[journal.Identity]known, len(rows))
 	for _, r := range rows {
 		if _, twice := there[r.Identity]; twice {
 			continue
 		}
-		at := w.woken[r.Identity]
-		there[r.Identity] = at
+		k := w.known[r.Identity]
 		_, own := w.deps.Owner.Claim(r.Identity)
-		wait := wakeAgain
-		switch {
-		case !own && now.Sub(r.Due) < wakeOverdue:
-			continue
-		case own && at.Before(w.since):
-			wait = 0 // not woken since the eager look began
-		}
-		if now.Sub(at) >= wait {
+		come := w.behind && own && !k.own
+		again := now.Sub(k.woken) >= wakeAgain && (own || now.Sub(r.Due) >= wakeOverdue)
+		if come || again {
 			todo = append(todo, r)
 		}
+		there[r.Identity] = known{k.woken, own && !come}
 	}
-	w.woken = there
-	slices.SortStableFunc(todo, func(a, b journal.DueWakeup) int { return there[a.Identity].Compare(there[b.Identity]) })
-	if len(todo) > wakeLimit {
-		todo = todo[:wakeLimit]
-		if !w.since.IsZero() {
-			w.soon() // the eager look goes on
-		}
-	} else {
-		w.since = time.Time{}
+	w.known = there
+	slices.SortStableFunc(todo, func(a, b journal.DueWakeup) int {
+		return there[a.Identity].woken.Compare(there[b.Identity].woken)
+	})
+	if w.behind = w.behind && len(todo) > wakeLimit; w.behind {
+		w.soon()
 	}
+	todo = todo[:min(len(todo), wakeLimit)]
 	for _, r := range todo {
-		there[r.Identity] = now
+		_, own := w.deps.Owner.Claim(r.Identity)
+		there[r.Identity] = known{now, own}
 	}
 	return todo
 }
