@@ -124,15 +124,7 @@ func deadLetters(t *testing.T, c *nodetest.Cluster, web *nodetest.Web) {
 	if d.GetState() != granaryv1.DocumentState_DOCUMENT_STATE_FAILED || d.GetError().GetReason() != kb.ReasonQuarantined {
 		t.Fatalf("after %d crashes: %v", kb.MaxCrashes, d)
 	}
-	list := func() []*granaryv1.DeadLetter {
-		t.Helper()
-		r, err := n3.Operator.Cluster.ListDeadLetters(t.Context(), &granaryv1.ListDeadLettersRequest{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r.GetDeadLetters()
-	}
-	if l := list(); len(l) != 1 || l[0].GetDocument() != doc || l[0].GetTenant() != "tenants/dev" || l[0].GetReason() != kb.ReasonQuarantined {
+	if l := listDeadLetters(t, n3); len(l) != 1 || l[0].GetDocument() != doc || l[0].GetTenant() != "tenants/dev" || l[0].GetReason() != kb.ReasonQuarantined {
 		t.Errorf("dead letters: %v", l)
 	}
 	if h := health(t, n2); h.GetHealth().GetState() != granaryv1.HealthState_HEALTH_STATE_DEGRADED || !hasProblem(h, "DEAD_LETTERS", "") {
@@ -149,8 +141,8 @@ func deadLetters(t *testing.T, c *nodetest.Cluster, web *nodetest.Web) {
 	if err := retry(); err != nil {
 		t.Fatal(err)
 	}
-	if d = n1.Settle(t, doc); d.GetState() != granaryv1.DocumentState_DOCUMENT_STATE_READY || len(list()) != 0 {
-		t.Errorf("after the retry: %v, %v", d, list())
+	if d = n1.Settle(t, doc); d.GetState() != granaryv1.DocumentState_DOCUMENT_STATE_READY || len(listDeadLetters(t, n1)) != 0 {
+		t.Errorf("after the retry: %v, %v", d, listDeadLetters(t, n1))
 	}
 	if err := retry(); reason(t, err) != kb.ReasonDeadLetterNotFound {
 		t.Errorf("retried a document that is well: %v", err)
@@ -158,6 +150,15 @@ func deadLetters(t *testing.T, c *nodetest.Cluster, web *nodetest.Web) {
 	if h := health(t, n1); h.GetHealth().GetState() != granaryv1.HealthState_HEALTH_STATE_OK {
 		t.Errorf("health: %v", h)
 	}
+}
+
+func listDeadLetters(t *testing.T, m *nodetest.Member) []*granaryv1.DeadLetter {
+	t.Helper()
+	r, err := m.Operator.Cluster.ListDeadLetters(t.Context(), &granaryv1.ListDeadLettersRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.GetDeadLetters()
 }
 
 // storeAway asks for the health where the store cannot be reached.

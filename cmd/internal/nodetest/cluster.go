@@ -222,12 +222,6 @@ func (m *Member) ID() protocol.NodeID { return m.node.Self() }
 // View is the view the node acts on.
 func (s *Server) View() protocol.View { return s.node.View() }
 
-// Owner is the name of the node that a knowledge base of tenant dev is placed on.
-func (s *Server) Owner(kb string) string { return s.node.Owner("dev", kb) }
-
-// Leave gives the node's share away; it goes on serving clients.
-func (s *Server) Leave(ctx context.Context) error { return s.node.Leave(ctx) }
-
 // Await polls until ok: what it waits for happens in another node.
 func Await(t testing.TB, what string, ok func() bool) {
 	t.Helper()

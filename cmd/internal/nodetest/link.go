@@ -60,13 +60,6 @@ func (k *Link) close() {
 // Addr is where to dial.
 func (k *Link) Addr() string { return k.l.Addr().String() }
 
-// Retarget sends new connections to another address.
-func (k *Link) Retarget(to string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.to = to
-}
-
 // Cut ends every connection and refuses new ones until Mend.
 func (k *Link) Cut() {
 	k.mu.Lock()
@@ -155,10 +148,7 @@ func (k *Link) accept(ctx context.Context) {
 
 // join connects the far side, and passes bytes both ways until either ends.
 func (k *Link) join(ctx context.Context, in net.Conn) {
-	k.mu.Lock()
-	to := k.to
-	k.mu.Unlock()
-	out, err := new(net.Dialer).DialContext(ctx, "tcp", to)
+	out, err := new(net.Dialer).DialContext(ctx, "tcp", k.to)
 	if err != nil || !k.add(out) {
 		k.remove(in)
 		return

@@ -242,7 +242,7 @@ func (l *Load) list(k *loadKB) {
 	}
 }
 
-// Do runs f with the load on, and for a moment after it.
+// settleDown lets the clients go on for a moment.
 func (l *Load) settleDown() {
 	t := time.NewTimer(200 * time.Millisecond)
 	defer t.Stop()

@@ -119,16 +119,15 @@ func (s *Server) clients(file string) (*Clients, error) {
 	return Dial(s.t, s.URL, strings.TrimSpace(string(token))), nil
 }
 
+// stopTime bounds an orderly stop: a busy machine may take a minute for one.
+const stopTime = time.Minute
+
 // Stop ends the node in the orderly way, as SIGTERM does.
 func (s *Server) Stop() {
 	if s.node == nil {
 		return
 	}
-	limit := s.StopWithin
-	if limit == 0 {
-		limit = time.Minute
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	ctx, cancel := context.WithTimeout(context.Background(), stopTime)
 	defer cancel()
 	if err := s.node.Stop(ctx); err != nil {
 		s.t.Errorf("stop: %v", err)
