@@ -191,6 +191,3 @@ func (n *Node) Owner(tenant, kb string) string {
 	}
 	return p.Owner
 }
-
-// Leave gives the node's share to the others; it goes on serving clients.
-func (n *Node) Leave(ctx context.Context) error { return n.cluster.Leave(ctx) }
