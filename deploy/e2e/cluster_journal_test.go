@@ -108,7 +108,7 @@ func (c *cluster) view(t *testing.T) (text string) {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	err = pool.QueryRow(t.Context(), `SELECT 'version ' || version || ', active ' || array_to_string(active, ' ') || ', gone ' ||
+	err = pool.QueryRow(t.Context(), `SELECT 'active ' || array_to_string(active, ' ') || ', gone ' ||
 		coalesce((SELECT string_agg(node || ' ' || final, ', ' ORDER BY node) FROM node_lease WHERE final <> ''), 'none') FROM cluster_view`).Scan(&text)
 	if err != nil {
 		t.Fatal(err)
