@@ -226,7 +226,9 @@ func (g *tenantGrain) serve(c call, m *nodev1.TenantCall) {
 	case *nodev1.TenantCall_Wake:
 		g.answer(c, tenantDone())
 	default:
-		g.answer(c, tenantError(kb.Errorf(kb.CodeUnimplemented, kb.ReasonUnknownOperation, "this node does not know the operation")))
+		if !g.serveAccess(c, m) && !g.serveAdmin(c, m) && !g.serveRates(c, m) && !g.serveStorage(c, m) && !g.serveSlots(c, m) {
+			g.answer(c, tenantError(kb.Errorf(kb.CodeUnimplemented, kb.ReasonUnknownOperation, "this node does not know the operation")))
+		}
 	}
 }
 
@@ -347,7 +349,8 @@ func (g *tenantGrain) tenantReply() *nodev1.TenantReply {
 	t := g.tenant
 	return &nodev1.TenantReply{Result: &nodev1.TenantReply_Tenant{Tenant: &granaryv1.Tenant{
 		Name: "tenants/" + t.ID(), Tier: string(t.Tier()), Limits: limitsProto(t.Limits()),
-		DefaultConfig: configProto(t.Config()), ConfigVersion: t.ConfigVersion(), Etag: t.Etag()}}}
+		DefaultConfig: configProto(t.Config()), ConfigVersion: t.ConfigVersion(), Etag: t.Etag(),
+		State: granaryv1.TenantState_TENANT_STATE_ACTIVE}}}
 }
 
 func (g *tenantGrain) list(r *granaryv1.ListKnowledgeBasesRequest) *nodev1.TenantReply {

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/actors/kb"
 )
 
 // Kinds of grains.
@@ -72,8 +73,14 @@ type Principal struct {
 	Tenant    string
 	Subject   string
 	Roles     []string  // unknown ones grant nothing
-	Workspace string    // optional, for logs
+	Workspace string    // optional: the token is good in this workspace only
 	Expires   time.Time // streams are ended then; zero = never
+
+	// Grants say which role holds where. A verified token's are its roles, in its
+	// workspace if it names one, and what the tenant bound to its subject; an API
+	// key's are the key's.
+	Grants []kb.Grant
+	KeyID  string // of the API key that was shown; "" for a token
 }
 
 var tenantPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

@@ -145,6 +145,9 @@ type Batch struct {
 
 	SetDeadLetters   []DeadLetter // inserted or replaced
 	ClearDeadLetters []string     // keys removed; unknown keys are no error
+
+	SetCounters   []Counter // inserted or replaced
+	ClearCounters []string  // names removed; unknown names are no error
 }
 
 // DeadLetter is work that was given up, kept where an operator finds it without

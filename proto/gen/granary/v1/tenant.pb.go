@@ -22,6 +22,65 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Where a tenant is in its life.
+type TenantState int32
+
+const (
+	TenantState_TENANT_STATE_UNSPECIFIED TenantState = 0
+	TenantState_TENANT_STATE_ACTIVE      TenantState = 1
+	// Nobody gets in and nothing is processed; nothing is lost.
+	TenantState_TENANT_STATE_SUSPENDED TenantState = 2
+	// As suspended, until it is undeleted or its time is over.
+	TenantState_TENANT_STATE_DELETED TenantState = 3
+	// Being erased; there is no way back.
+	TenantState_TENANT_STATE_PURGING TenantState = 4
+)
+
+// Enum value maps for TenantState.
+var (
+	TenantState_name = map[int32]string{
+		0: "TENANT_STATE_UNSPECIFIED",
+		1: "TENANT_STATE_ACTIVE",
+		2: "TENANT_STATE_SUSPENDED",
+		3: "TENANT_STATE_DELETED",
+		4: "TENANT_STATE_PURGING",
+	}
+	TenantState_value = map[string]int32{
+		"TENANT_STATE_UNSPECIFIED": 0,
+		"TENANT_STATE_ACTIVE":      1,
+		"TENANT_STATE_SUSPENDED":   2,
+		"TENANT_STATE_DELETED":     3,
+		"TENANT_STATE_PURGING":     4,
+	}
+)
+
+func (x TenantState) Enum() *TenantState {
+	p := new(TenantState)
+	*p = x
+	return p
+}
+
+func (x TenantState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TenantState) Descriptor() protoreflect.EnumDescriptor {
+	return file_granary_v1_tenant_proto_enumTypes[0].Descriptor()
+}
+
+func (TenantState) Type() protoreflect.EnumType {
+	return &file_granary_v1_tenant_proto_enumTypes[0]
+}
+
+func (x TenantState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TenantState.Descriptor instead.
+func (TenantState) EnumDescriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{0}
+}
+
 // Limits of a tier.
 type TenantLimits struct {
 	state                     protoimpl.MessageState `protogen:"open.v1"`
@@ -110,8 +169,9 @@ type Tenant struct {
 	// Defaults for all knowledge bases.
 	DefaultConfig *Config `protobuf:"bytes,4,opt,name=default_config,json=defaultConfig,proto3" json:"default_config,omitempty"`
 	// Rises with each change of default_config.
-	ConfigVersion int64  `protobuf:"varint,5,opt,name=config_version,json=configVersion,proto3" json:"config_version,omitempty"`
-	Etag          string `protobuf:"bytes,6,opt,name=etag,proto3" json:"etag,omitempty"`
+	ConfigVersion int64       `protobuf:"varint,5,opt,name=config_version,json=configVersion,proto3" json:"config_version,omitempty"`
+	Etag          string      `protobuf:"bytes,6,opt,name=etag,proto3" json:"etag,omitempty"`
+	State         TenantState `protobuf:"varint,7,opt,name=state,proto3,enum=granary.v1.TenantState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -186,6 +246,13 @@ func (x *Tenant) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *Tenant) GetState() TenantState {
+	if x != nil {
+		return x.State
+	}
+	return TenantState_TENANT_STATE_UNSPECIFIED
 }
 
 type GetTenantRequest struct {
@@ -392,14 +459,15 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\x1cdocuments_per_knowledge_base\x18\x02 \x01(\x03R\x19documentsPerKnowledgeBase\x12#\n" +
 	"\rstorage_bytes\x18\x03 \x01(\x03R\fstorageBytes\x12+\n" +
 	"\x12api_calls_per_hour\x18\x04 \x01(\x03R\x0fapiCallsPerHour\x12?\n" +
-	"\x1cvector_operations_per_minute\x18\x05 \x01(\x03R\x19vectorOperationsPerMinute\"\xd8\x01\n" +
+	"\x1cvector_operations_per_minute\x18\x05 \x01(\x03R\x19vectorOperationsPerMinute\"\x87\x02\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04tier\x18\x02 \x01(\tR\x04tier\x120\n" +
 	"\x06limits\x18\x03 \x01(\v2\x18.granary.v1.TenantLimitsR\x06limits\x129\n" +
 	"\x0edefault_config\x18\x04 \x01(\v2\x12.granary.v1.ConfigR\rdefaultConfig\x12%\n" +
 	"\x0econfig_version\x18\x05 \x01(\x03R\rconfigVersion\x12\x12\n" +
-	"\x04etag\x18\x06 \x01(\tR\x04etag\"\x12\n" +
+	"\x04etag\x18\x06 \x01(\tR\x04etag\x12-\n" +
+	"\x05state\x18\a \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\"\x12\n" +
 	"\x10GetTenantRequest\"?\n" +
 	"\x11GetTenantResponse\x12*\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\xca\x01\n" +
@@ -410,7 +478,13 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"H\n" +
 	"\x1aUpdateTenantConfigResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant2\xc8\x01\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant*\x94\x01\n" +
+	"\vTenantState\x12\x1c\n" +
+	"\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13TENANT_STATE_ACTIVE\x10\x01\x12\x1a\n" +
+	"\x16TENANT_STATE_SUSPENDED\x10\x02\x12\x18\n" +
+	"\x14TENANT_STATE_DELETED\x10\x03\x12\x18\n" +
+	"\x14TENANT_STATE_PURGING\x10\x042\xc8\x01\n" +
 	"\rTenantService\x12M\n" +
 	"\tGetTenant\x12\x1c.granary.v1.GetTenantRequest\x1a\x1d.granary.v1.GetTenantResponse\"\x03\x90\x02\x01\x12h\n" +
 	"\x12UpdateTenantConfig\x12%.granary.v1.UpdateTenantConfigRequest\x1a&.granary.v1.UpdateTenantConfigResponse\"\x03\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
@@ -427,31 +501,34 @@ func file_granary_v1_tenant_proto_rawDescGZIP() []byte {
 	return file_granary_v1_tenant_proto_rawDescData
 }
 
+var file_granary_v1_tenant_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_granary_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_granary_v1_tenant_proto_goTypes = []any{
-	(*TenantLimits)(nil),               // 0: granary.v1.TenantLimits
-	(*Tenant)(nil),                     // 1: granary.v1.Tenant
-	(*GetTenantRequest)(nil),           // 2: granary.v1.GetTenantRequest
-	(*GetTenantResponse)(nil),          // 3: granary.v1.GetTenantResponse
-	(*UpdateTenantConfigRequest)(nil),  // 4: granary.v1.UpdateTenantConfigRequest
-	(*UpdateTenantConfigResponse)(nil), // 5: granary.v1.UpdateTenantConfigResponse
-	(*Config)(nil),                     // 6: granary.v1.Config
+	(TenantState)(0),                   // 0: granary.v1.TenantState
+	(*TenantLimits)(nil),               // 1: granary.v1.TenantLimits
+	(*Tenant)(nil),                     // 2: granary.v1.Tenant
+	(*GetTenantRequest)(nil),           // 3: granary.v1.GetTenantRequest
+	(*GetTenantResponse)(nil),          // 4: granary.v1.GetTenantResponse
+	(*UpdateTenantConfigRequest)(nil),  // 5: granary.v1.UpdateTenantConfigRequest
+	(*UpdateTenantConfigResponse)(nil), // 6: granary.v1.UpdateTenantConfigResponse
+	(*Config)(nil),                     // 7: granary.v1.Config
 }
 var file_granary_v1_tenant_proto_depIdxs = []int32{
-	0, // 0: granary.v1.Tenant.limits:type_name -> granary.v1.TenantLimits
-	6, // 1: granary.v1.Tenant.default_config:type_name -> granary.v1.Config
-	1, // 2: granary.v1.GetTenantResponse.tenant:type_name -> granary.v1.Tenant
-	6, // 3: granary.v1.UpdateTenantConfigRequest.default_config:type_name -> granary.v1.Config
-	1, // 4: granary.v1.UpdateTenantConfigResponse.tenant:type_name -> granary.v1.Tenant
-	2, // 5: granary.v1.TenantService.GetTenant:input_type -> granary.v1.GetTenantRequest
-	4, // 6: granary.v1.TenantService.UpdateTenantConfig:input_type -> granary.v1.UpdateTenantConfigRequest
-	3, // 7: granary.v1.TenantService.GetTenant:output_type -> granary.v1.GetTenantResponse
-	5, // 8: granary.v1.TenantService.UpdateTenantConfig:output_type -> granary.v1.UpdateTenantConfigResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	1, // 0: granary.v1.Tenant.limits:type_name -> granary.v1.TenantLimits
+	7, // 1: granary.v1.Tenant.default_config:type_name -> granary.v1.Config
+	0, // 2: granary.v1.Tenant.state:type_name -> granary.v1.TenantState
+	2, // 3: granary.v1.GetTenantResponse.tenant:type_name -> granary.v1.Tenant
+	7, // 4: granary.v1.UpdateTenantConfigRequest.default_config:type_name -> granary.v1.Config
+	2, // 5: granary.v1.UpdateTenantConfigResponse.tenant:type_name -> granary.v1.Tenant
+	3, // 6: granary.v1.TenantService.GetTenant:input_type -> granary.v1.GetTenantRequest
+	5, // 7: granary.v1.TenantService.UpdateTenantConfig:input_type -> granary.v1.UpdateTenantConfigRequest
+	4, // 8: granary.v1.TenantService.GetTenant:output_type -> granary.v1.GetTenantResponse
+	6, // 9: granary.v1.TenantService.UpdateTenantConfig:output_type -> granary.v1.UpdateTenantConfigResponse
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_tenant_proto_init() }
@@ -465,13 +542,14 @@ func file_granary_v1_tenant_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_tenant_proto_rawDesc), len(file_granary_v1_tenant_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_granary_v1_tenant_proto_goTypes,
 		DependencyIndexes: file_granary_v1_tenant_proto_depIdxs,
+		EnumInfos:         file_granary_v1_tenant_proto_enumTypes,
 		MessageInfos:      file_granary_v1_tenant_proto_msgTypes,
 	}.Build()
 	File_granary_v1_tenant_proto = out.File

@@ -43,8 +43,17 @@ type Header struct {
 	// Method and key of a keyed request; empty when it has none.
 	Method         string `protobuf:"bytes,6,opt,name=method,proto3" json:"method,omitempty"`
 	IdempotencyKey string `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the caller may do, and where; see Grant. Empty for the cluster itself
+	// (principal "system"), which may do everything.
+	Grants []*Grant `protobuf:"bytes,8,rep,name=grants,proto3" json:"grants,omitempty"`
+	// Role the method needs: viewer, editor or admin. A knowledge base answers a
+	// caller without it as the permission table says, and fails closed when a
+	// caller other than "system" comes without one.
+	RequiredRole string `protobuf:"bytes,9,opt,name=required_role,json=requiredRole,proto3" json:"required_role,omitempty"`
+	// Address of the client, for the audit; "" when the cluster itself asks.
+	Remote        string `protobuf:"bytes,10,opt,name=remote,proto3" json:"remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Header) Reset() {
@@ -126,6 +135,91 @@ func (x *Header) GetIdempotencyKey() string {
 	return ""
 }
 
+func (x *Header) GetGrants() []*Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *Header) GetRequiredRole() string {
+	if x != nil {
+		return x.RequiredRole
+	}
+	return ""
+}
+
+func (x *Header) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
+// A role and where it holds: in one knowledge base, in the knowledge bases of one
+// workspace, or (both empty) in the whole tenant.
+type Grant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// viewer, editor or admin.
+	Role      string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Workspace string `protobuf:"bytes,2,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	// Id of a knowledge base.
+	KnowledgeBase string `protobuf:"bytes,3,opt,name=knowledge_base,json=knowledgeBase,proto3" json:"knowledge_base,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Grant) Reset() {
+	*x = Grant{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Grant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Grant) ProtoMessage() {}
+
+func (x *Grant) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Grant.ProtoReflect.Descriptor instead.
+func (*Grant) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Grant) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *Grant) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
+func (x *Grant) GetKnowledgeBase() string {
+	if x != nil {
+		return x.KnowledgeBase
+	}
+	return ""
+}
+
 // An application error on its way to the caller.
 type Error struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -143,7 +237,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[1]
+	mi := &file_granary_node_v1_node_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -155,7 +249,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[1]
+	mi := &file_granary_node_v1_node_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -168,7 +262,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{1}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Error) GetCode() int32 {
@@ -223,7 +317,7 @@ type FieldViolation struct {
 
 func (x *FieldViolation) Reset() {
 	*x = FieldViolation{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[2]
+	mi := &file_granary_node_v1_node_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -235,7 +329,7 @@ func (x *FieldViolation) String() string {
 func (*FieldViolation) ProtoMessage() {}
 
 func (x *FieldViolation) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[2]
+	mi := &file_granary_node_v1_node_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -248,7 +342,7 @@ func (x *FieldViolation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldViolation.ProtoReflect.Descriptor instead.
 func (*FieldViolation) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{2}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *FieldViolation) GetField() string {
@@ -279,7 +373,7 @@ type SourceRef struct {
 
 func (x *SourceRef) Reset() {
 	*x = SourceRef{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[3]
+	mi := &file_granary_node_v1_node_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +385,7 @@ func (x *SourceRef) String() string {
 func (*SourceRef) ProtoMessage() {}
 
 func (x *SourceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[3]
+	mi := &file_granary_node_v1_node_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +398,7 @@ func (x *SourceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SourceRef.ProtoReflect.Descriptor instead.
 func (*SourceRef) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{3}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *SourceRef) GetBlob() string {
@@ -346,7 +440,7 @@ type AddDocument struct {
 
 func (x *AddDocument) Reset() {
 	*x = AddDocument{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[4]
+	mi := &file_granary_node_v1_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -358,7 +452,7 @@ func (x *AddDocument) String() string {
 func (*AddDocument) ProtoMessage() {}
 
 func (x *AddDocument) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[4]
+	mi := &file_granary_node_v1_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -371,7 +465,7 @@ func (x *AddDocument) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddDocument.ProtoReflect.Descriptor instead.
 func (*AddDocument) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{4}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AddDocument) GetSpec() *v1.DocumentSpec {
@@ -405,7 +499,7 @@ type AddDocumentResult struct {
 
 func (x *AddDocumentResult) Reset() {
 	*x = AddDocumentResult{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[5]
+	mi := &file_granary_node_v1_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -417,7 +511,7 @@ func (x *AddDocumentResult) String() string {
 func (*AddDocumentResult) ProtoMessage() {}
 
 func (x *AddDocumentResult) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[5]
+	mi := &file_granary_node_v1_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -430,7 +524,7 @@ func (x *AddDocumentResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddDocumentResult.ProtoReflect.Descriptor instead.
 func (*AddDocumentResult) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{5}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AddDocumentResult) GetDocument() *v1.Document {
@@ -463,7 +557,7 @@ type ReadEvents struct {
 
 func (x *ReadEvents) Reset() {
 	*x = ReadEvents{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[6]
+	mi := &file_granary_node_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -475,7 +569,7 @@ func (x *ReadEvents) String() string {
 func (*ReadEvents) ProtoMessage() {}
 
 func (x *ReadEvents) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[6]
+	mi := &file_granary_node_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -488,7 +582,7 @@ func (x *ReadEvents) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadEvents.ProtoReflect.Descriptor instead.
 func (*ReadEvents) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReadEvents) GetAfterRevision() int64 {
@@ -540,7 +634,7 @@ type ReadEventsResult struct {
 
 func (x *ReadEventsResult) Reset() {
 	*x = ReadEventsResult{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[7]
+	mi := &file_granary_node_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +646,7 @@ func (x *ReadEventsResult) String() string {
 func (*ReadEventsResult) ProtoMessage() {}
 
 func (x *ReadEventsResult) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[7]
+	mi := &file_granary_node_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +659,7 @@ func (x *ReadEventsResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadEventsResult.ProtoReflect.Descriptor instead.
 func (*ReadEventsResult) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReadEventsResult) GetEvents() []*v1.Event {
@@ -613,7 +707,7 @@ type Wake struct {
 
 func (x *Wake) Reset() {
 	*x = Wake{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[8]
+	mi := &file_granary_node_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +719,7 @@ func (x *Wake) String() string {
 func (*Wake) ProtoMessage() {}
 
 func (x *Wake) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[8]
+	mi := &file_granary_node_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +732,7 @@ func (x *Wake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wake.ProtoReflect.Descriptor instead.
 func (*Wake) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Wake) GetKeys() []string {
@@ -656,7 +750,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[9]
+	mi := &file_granary_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +762,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[9]
+	mi := &file_granary_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +775,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 type KnowledgeBaseCall struct {
@@ -712,7 +806,7 @@ type KnowledgeBaseCall struct {
 
 func (x *KnowledgeBaseCall) Reset() {
 	*x = KnowledgeBaseCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[10]
+	mi := &file_granary_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +818,7 @@ func (x *KnowledgeBaseCall) String() string {
 func (*KnowledgeBaseCall) ProtoMessage() {}
 
 func (x *KnowledgeBaseCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[10]
+	mi := &file_granary_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +831,7 @@ func (x *KnowledgeBaseCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBaseCall.ProtoReflect.Descriptor instead.
 func (*KnowledgeBaseCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *KnowledgeBaseCall) GetHeader() *Header {
@@ -1021,7 +1115,7 @@ type KnowledgeBaseReply struct {
 
 func (x *KnowledgeBaseReply) Reset() {
 	*x = KnowledgeBaseReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[11]
+	mi := &file_granary_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1127,7 @@ func (x *KnowledgeBaseReply) String() string {
 func (*KnowledgeBaseReply) ProtoMessage() {}
 
 func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[11]
+	mi := &file_granary_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1140,7 @@ func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBaseReply.ProtoReflect.Descriptor instead.
 func (*KnowledgeBaseReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KnowledgeBaseReply) GetRevision() int64 {
@@ -1223,13 +1317,15 @@ type TenantSettings struct {
 	Version       int64                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
 	DefaultConfig *v1.Config             `protobuf:"bytes,2,opt,name=default_config,json=defaultConfig,proto3" json:"default_config,omitempty"`
 	Limits        *v1.TenantLimits       `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
+	// Nothing is processed while the tenant is not active.
+	State         v1.TenantState `protobuf:"varint,4,opt,name=state,proto3,enum=granary.v1.TenantState" json:"state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TenantSettings) Reset() {
 	*x = TenantSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[12]
+	mi := &file_granary_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1337,7 @@ func (x *TenantSettings) String() string {
 func (*TenantSettings) ProtoMessage() {}
 
 func (x *TenantSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[12]
+	mi := &file_granary_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1350,7 @@ func (x *TenantSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantSettings.ProtoReflect.Descriptor instead.
 func (*TenantSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TenantSettings) GetVersion() int64 {
@@ -1278,6 +1374,315 @@ func (x *TenantSettings) GetLimits() *v1.TenantLimits {
 	return nil
 }
 
+func (x *TenantSettings) GetState() v1.TenantState {
+	if x != nil {
+		return x.State
+	}
+	return v1.TenantState(0)
+}
+
+// What a gateway must know of a caller: by the id of an API key, or by the
+// subject of a token.
+type GetAccess struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	Subject       string                 `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAccess) Reset() {
+	*x = GetAccess{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAccess) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAccess) ProtoMessage() {}
+
+func (x *GetAccess) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAccess.ProtoReflect.Descriptor instead.
+func (*GetAccess) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GetAccess) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *GetAccess) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+type Access struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State v1.TenantState         `protobuf:"varint,1,opt,name=state,proto3,enum=granary.v1.TenantState" json:"state,omitempty"`
+	// Nothing was ever written for this tenant, nor was it created.
+	UnknownTenant bool `protobuf:"varint,2,opt,name=unknown_tenant,json=unknownTenant,proto3" json:"unknown_tenant,omitempty"`
+	// Of the key; or of the subject, in addition to what its token says.
+	Grants []*Grant `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
+	// Of the key that was asked for; unset when there is none, or none any more.
+	Key           *KeyRecord `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Access) Reset() {
+	*x = Access{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Access) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Access) ProtoMessage() {}
+
+func (x *Access) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Access.ProtoReflect.Descriptor instead.
+func (*Access) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Access) GetState() v1.TenantState {
+	if x != nil {
+		return x.State
+	}
+	return v1.TenantState(0)
+}
+
+func (x *Access) GetUnknownTenant() bool {
+	if x != nil {
+		return x.UnknownTenant
+	}
+	return false
+}
+
+func (x *Access) GetGrants() []*Grant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *Access) GetKey() *KeyRecord {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// An API key as the tenant keeps it.
+type KeyRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// HMAC-SHA256 of the key's text; the text itself is nowhere.
+	Mac []byte `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
+	// Who acts, for journal and audit: "key:" and the id.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Unset: never.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyRecord) Reset() {
+	*x = KeyRecord{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyRecord) ProtoMessage() {}
+
+func (x *KeyRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
+func (*KeyRecord) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *KeyRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *KeyRecord) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
+func (x *KeyRecord) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *KeyRecord) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// Tells when keys were last used, in batches.
+type ReportKeyUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uses          []*KeyUse              `protobuf:"bytes,1,rep,name=uses,proto3" json:"uses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportKeyUse) Reset() {
+	*x = ReportKeyUse{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportKeyUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportKeyUse) ProtoMessage() {}
+
+func (x *ReportKeyUse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportKeyUse.ProtoReflect.Descriptor instead.
+func (*ReportKeyUse) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ReportKeyUse) GetUses() []*KeyUse {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+type KeyUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KeyId         string                 `protobuf:"bytes,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	Remote        string                 `protobuf:"bytes,3,opt,name=remote,proto3" json:"remote,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyUse) Reset() {
+	*x = KeyUse{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyUse) ProtoMessage() {}
+
+func (x *KeyUse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
+func (*KeyUse) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *KeyUse) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *KeyUse) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *KeyUse) GetRemote() string {
+	if x != nil {
+		return x.Remote
+	}
+	return ""
+}
+
 // Reads the settings; the tenant sends TenantSettings to subscribers when they change.
 type GetSettings struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1289,7 +1694,7 @@ type GetSettings struct {
 
 func (x *GetSettings) Reset() {
 	*x = GetSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[13]
+	mi := &file_granary_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1301,7 +1706,7 @@ func (x *GetSettings) String() string {
 func (*GetSettings) ProtoMessage() {}
 
 func (x *GetSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[13]
+	mi := &file_granary_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1314,7 +1719,7 @@ func (x *GetSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettings.ProtoReflect.Descriptor instead.
 func (*GetSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetSettings) GetSubscriber() string {
@@ -1336,7 +1741,7 @@ type RegisterKnowledgeBase struct {
 
 func (x *RegisterKnowledgeBase) Reset() {
 	*x = RegisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1753,7 @@ func (x *RegisterKnowledgeBase) String() string {
 func (*RegisterKnowledgeBase) ProtoMessage() {}
 
 func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1766,7 @@ func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*RegisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RegisterKnowledgeBase) GetId() string {
@@ -1402,7 +1807,7 @@ type UnregisterKnowledgeBase struct {
 
 func (x *UnregisterKnowledgeBase) Reset() {
 	*x = UnregisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1819,7 @@ func (x *UnregisterKnowledgeBase) String() string {
 func (*UnregisterKnowledgeBase) ProtoMessage() {}
 
 func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1832,7 @@ func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*UnregisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UnregisterKnowledgeBase) GetId() string {
@@ -1456,6 +1861,8 @@ type TenantCall struct {
 	//	*TenantCall_Unregister
 	//	*TenantCall_List
 	//	*TenantCall_Wake
+	//	*TenantCall_GetAccess
+	//	*TenantCall_ReportKeyUse
 	Operation     isTenantCall_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1463,7 +1870,7 @@ type TenantCall struct {
 
 func (x *TenantCall) Reset() {
 	*x = TenantCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1882,7 @@ func (x *TenantCall) String() string {
 func (*TenantCall) ProtoMessage() {}
 
 func (x *TenantCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1895,7 @@ func (x *TenantCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantCall.ProtoReflect.Descriptor instead.
 func (*TenantCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *TenantCall) GetHeader() *Header {
@@ -1568,6 +1975,24 @@ func (x *TenantCall) GetWake() *Wake {
 	return nil
 }
 
+func (x *TenantCall) GetGetAccess() *GetAccess {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_GetAccess); ok {
+			return x.GetAccess
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetReportKeyUse() *ReportKeyUse {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_ReportKeyUse); ok {
+			return x.ReportKeyUse
+		}
+	}
+	return nil
+}
+
 type isTenantCall_Operation interface {
 	isTenantCall_Operation()
 }
@@ -1600,6 +2025,14 @@ type TenantCall_Wake struct {
 	Wake *Wake `protobuf:"bytes,8,opt,name=wake,proto3,oneof"`
 }
 
+type TenantCall_GetAccess struct {
+	GetAccess *GetAccess `protobuf:"bytes,9,opt,name=get_access,json=getAccess,proto3,oneof"`
+}
+
+type TenantCall_ReportKeyUse struct {
+	ReportKeyUse *ReportKeyUse `protobuf:"bytes,10,opt,name=report_key_use,json=reportKeyUse,proto3,oneof"`
+}
+
 func (*TenantCall_Get) isTenantCall_Operation() {}
 
 func (*TenantCall_UpdateConfig) isTenantCall_Operation() {}
@@ -1614,6 +2047,10 @@ func (*TenantCall_List) isTenantCall_Operation() {}
 
 func (*TenantCall_Wake) isTenantCall_Operation() {}
 
+func (*TenantCall_GetAccess) isTenantCall_Operation() {}
+
+func (*TenantCall_ReportKeyUse) isTenantCall_Operation() {}
+
 type TenantReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -1623,6 +2060,7 @@ type TenantReply struct {
 	//	*TenantReply_Settings
 	//	*TenantReply_List
 	//	*TenantReply_Done
+	//	*TenantReply_Access
 	Result        isTenantReply_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1630,7 +2068,7 @@ type TenantReply struct {
 
 func (x *TenantReply) Reset() {
 	*x = TenantReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1642,7 +2080,7 @@ func (x *TenantReply) String() string {
 func (*TenantReply) ProtoMessage() {}
 
 func (x *TenantReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1655,7 +2093,7 @@ func (x *TenantReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantReply.ProtoReflect.Descriptor instead.
 func (*TenantReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TenantReply) GetResult() isTenantReply_Result {
@@ -1710,6 +2148,15 @@ func (x *TenantReply) GetDone() *Done {
 	return nil
 }
 
+func (x *TenantReply) GetAccess() *Access {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_Access); ok {
+			return x.Access
+		}
+	}
+	return nil
+}
+
 type isTenantReply_Result interface {
 	isTenantReply_Result()
 }
@@ -1734,6 +2181,10 @@ type TenantReply_Done struct {
 	Done *Done `protobuf:"bytes,5,opt,name=done,proto3,oneof"`
 }
 
+type TenantReply_Access struct {
+	Access *Access `protobuf:"bytes,6,opt,name=access,proto3,oneof"`
+}
+
 func (*TenantReply_Error) isTenantReply_Result() {}
 
 func (*TenantReply_Tenant) isTenantReply_Result() {}
@@ -1744,11 +2195,13 @@ func (*TenantReply_List) isTenantReply_Result() {}
 
 func (*TenantReply_Done) isTenantReply_Result() {}
 
+func (*TenantReply_Access) isTenantReply_Result() {}
+
 var File_granary_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x1agranary/node/v1/node.proto\x12\x0fgranary.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x19granary/v1/document.proto\x1a\x16granary/v1/event.proto\x1a\x1fgranary/v1/knowledge_base.proto\x1a\x17granary/v1/search.proto\x1a\x17granary/v1/tenant.proto\"\xed\x01\n" +
+	"\x1agranary/node/v1/node.proto\x12\x0fgranary.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x19granary/v1/document.proto\x1a\x16granary/v1/event.proto\x1a\x1fgranary/v1/knowledge_base.proto\x1a\x17granary/v1/search.proto\x1a\x17granary/v1/tenant.proto\"\xda\x02\n" +
 	"\x06Header\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1c\n" +
 	"\tprincipal\x18\x02 \x01(\tR\tprincipal\x12\x14\n" +
@@ -1757,7 +2210,15 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x05 \x01(\tR\trequestId\x12\x16\n" +
 	"\x06method\x18\x06 \x01(\tR\x06method\x12'\n" +
-	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\"\xc1\x02\n" +
+	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\x12.\n" +
+	"\x06grants\x18\b \x03(\v2\x16.granary.node.v1.GrantR\x06grants\x12#\n" +
+	"\rrequired_role\x18\t \x01(\tR\frequiredRole\x12\x16\n" +
+	"\x06remote\x18\n" +
+	" \x01(\tR\x06remote\"`\n" +
+	"\x05Grant\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x1c\n" +
+	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12%\n" +
+	"\x0eknowledge_base\x18\x03 \x01(\tR\rknowledgeBase\"\xc1\x02\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
@@ -1836,11 +2297,32 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x06events\x18\n" +
 	" \x01(\v2!.granary.node.v1.ReadEventsResultH\x00R\x06events\x12+\n" +
 	"\x04done\x18\v \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04doneB\b\n" +
-	"\x06result\"\x97\x01\n" +
+	"\x06result\"\xc6\x01\n" +
 	"\x0eTenantSettings\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x129\n" +
 	"\x0edefault_config\x18\x02 \x01(\v2\x12.granary.v1.ConfigR\rdefaultConfig\x120\n" +
-	"\x06limits\x18\x03 \x01(\v2\x18.granary.v1.TenantLimitsR\x06limits\"-\n" +
+	"\x06limits\x18\x03 \x01(\v2\x18.granary.v1.TenantLimitsR\x06limits\x12-\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\"<\n" +
+	"\tGetAccess\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\"\xbc\x01\n" +
+	"\x06Access\x12-\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\x12%\n" +
+	"\x0eunknown_tenant\x18\x02 \x01(\bR\runknownTenant\x12.\n" +
+	"\x06grants\x18\x03 \x03(\v2\x16.granary.node.v1.GrantR\x06grants\x12,\n" +
+	"\x03key\x18\x04 \x01(\v2\x1a.granary.node.v1.KeyRecordR\x03key\"\x84\x01\n" +
+	"\tKeyRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12;\n" +
+	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\";\n" +
+	"\fReportKeyUse\x12+\n" +
+	"\x04uses\x18\x01 \x03(\v2\x17.granary.node.v1.KeyUseR\x04uses\"g\n" +
+	"\x06KeyUse\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06remote\x18\x03 \x01(\tR\x06remote\"-\n" +
 	"\vGetSettings\x12\x1e\n" +
 	"\n" +
 	"subscriber\x18\x01 \x01(\tR\n" +
@@ -1853,7 +2335,7 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"createTime\";\n" +
 	"\x17UnregisterKnowledgeBase\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
-	"\x03uid\x18\x02 \x01(\tR\x03uid\"\x89\x04\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\"\x8d\x05\n" +
 	"\n" +
 	"TenantCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x120\n" +
@@ -1865,14 +2347,19 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"unregister\x18\x06 \x01(\v2(.granary.node.v1.UnregisterKnowledgeBaseH\x00R\n" +
 	"unregister\x12;\n" +
 	"\x04list\x18\a \x01(\v2%.granary.v1.ListKnowledgeBasesRequestH\x00R\x04list\x12+\n" +
-	"\x04wake\x18\b \x01(\v2\x15.granary.node.v1.WakeH\x00R\x04wakeB\v\n" +
-	"\toperation\"\x9f\x02\n" +
+	"\x04wake\x18\b \x01(\v2\x15.granary.node.v1.WakeH\x00R\x04wake\x12;\n" +
+	"\n" +
+	"get_access\x18\t \x01(\v2\x1a.granary.node.v1.GetAccessH\x00R\tgetAccess\x12E\n" +
+	"\x0ereport_key_use\x18\n" +
+	" \x01(\v2\x1d.granary.node.v1.ReportKeyUseH\x00R\freportKeyUseB\v\n" +
+	"\toperation\"\xd2\x02\n" +
 	"\vTenantReply\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.granary.node.v1.ErrorH\x00R\x05error\x12,\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x12.granary.v1.TenantH\x00R\x06tenant\x12=\n" +
 	"\bsettings\x18\x03 \x01(\v2\x1f.granary.node.v1.TenantSettingsH\x00R\bsettings\x12<\n" +
 	"\x04list\x18\x04 \x01(\v2&.granary.v1.ListKnowledgeBasesResponseH\x00R\x04list\x12+\n" +
-	"\x04done\x18\x05 \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04doneB\b\n" +
+	"\x04done\x18\x05 \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04done\x121\n" +
+	"\x06access\x18\x06 \x01(\v2\x17.granary.node.v1.AccessH\x00R\x06accessB\b\n" +
 	"\x06resultB6Z4granary.dev/granary/proto/gen/granary/node/v1;nodev1b\x06proto3"
 
 var (
@@ -1887,117 +2374,135 @@ func file_granary_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_granary_node_v1_node_proto_rawDescData
 }
 
-var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_granary_node_v1_node_proto_goTypes = []any{
 	(*Header)(nil),                        // 0: granary.node.v1.Header
-	(*Error)(nil),                         // 1: granary.node.v1.Error
-	(*FieldViolation)(nil),                // 2: granary.node.v1.FieldViolation
-	(*SourceRef)(nil),                     // 3: granary.node.v1.SourceRef
-	(*AddDocument)(nil),                   // 4: granary.node.v1.AddDocument
-	(*AddDocumentResult)(nil),             // 5: granary.node.v1.AddDocumentResult
-	(*ReadEvents)(nil),                    // 6: granary.node.v1.ReadEvents
-	(*ReadEventsResult)(nil),              // 7: granary.node.v1.ReadEventsResult
-	(*Wake)(nil),                          // 8: granary.node.v1.Wake
-	(*Done)(nil),                          // 9: granary.node.v1.Done
-	(*KnowledgeBaseCall)(nil),             // 10: granary.node.v1.KnowledgeBaseCall
-	(*KnowledgeBaseReply)(nil),            // 11: granary.node.v1.KnowledgeBaseReply
-	(*TenantSettings)(nil),                // 12: granary.node.v1.TenantSettings
-	(*GetSettings)(nil),                   // 13: granary.node.v1.GetSettings
-	(*RegisterKnowledgeBase)(nil),         // 14: granary.node.v1.RegisterKnowledgeBase
-	(*UnregisterKnowledgeBase)(nil),       // 15: granary.node.v1.UnregisterKnowledgeBase
-	(*TenantCall)(nil),                    // 16: granary.node.v1.TenantCall
-	(*TenantReply)(nil),                   // 17: granary.node.v1.TenantReply
-	nil,                                   // 18: granary.node.v1.Error.MetadataEntry
-	(*durationpb.Duration)(nil),           // 19: google.protobuf.Duration
-	(*v1.DocumentSpec)(nil),               // 20: granary.v1.DocumentSpec
-	(*v1.Document)(nil),                   // 21: granary.v1.Document
-	(*v1.Event)(nil),                      // 22: granary.v1.Event
-	(*v1.Progress)(nil),                   // 23: granary.v1.Progress
-	(*v1.CreateKnowledgeBaseRequest)(nil), // 24: granary.v1.CreateKnowledgeBaseRequest
-	(*v1.GetKnowledgeBaseRequest)(nil),    // 25: granary.v1.GetKnowledgeBaseRequest
-	(*v1.UpdateKnowledgeBaseRequest)(nil), // 26: granary.v1.UpdateKnowledgeBaseRequest
-	(*v1.DeleteKnowledgeBaseRequest)(nil), // 27: granary.v1.DeleteKnowledgeBaseRequest
-	(*v1.GetDocumentRequest)(nil),         // 28: granary.v1.GetDocumentRequest
-	(*v1.ListDocumentsRequest)(nil),       // 29: granary.v1.ListDocumentsRequest
-	(*v1.DeleteDocumentRequest)(nil),      // 30: granary.v1.DeleteDocumentRequest
-	(*v1.CancelDocumentRequest)(nil),      // 31: granary.v1.CancelDocumentRequest
-	(*v1.ReprocessDocumentRequest)(nil),   // 32: granary.v1.ReprocessDocumentRequest
-	(*v1.ListChunksRequest)(nil),          // 33: granary.v1.ListChunksRequest
-	(*v1.GetDocumentTextRequest)(nil),     // 34: granary.v1.GetDocumentTextRequest
-	(*v1.SearchRequest)(nil),              // 35: granary.v1.SearchRequest
-	(*v1.KnowledgeBase)(nil),              // 36: granary.v1.KnowledgeBase
-	(*v1.ListDocumentsResponse)(nil),      // 37: granary.v1.ListDocumentsResponse
-	(*v1.ListChunksResponse)(nil),         // 38: granary.v1.ListChunksResponse
-	(*v1.GetDocumentTextResponse)(nil),    // 39: granary.v1.GetDocumentTextResponse
-	(*v1.SearchResponse)(nil),             // 40: granary.v1.SearchResponse
-	(*v1.Config)(nil),                     // 41: granary.v1.Config
-	(*v1.TenantLimits)(nil),               // 42: granary.v1.TenantLimits
-	(*timestamppb.Timestamp)(nil),         // 43: google.protobuf.Timestamp
-	(*v1.GetTenantRequest)(nil),           // 44: granary.v1.GetTenantRequest
-	(*v1.UpdateTenantConfigRequest)(nil),  // 45: granary.v1.UpdateTenantConfigRequest
-	(*v1.ListKnowledgeBasesRequest)(nil),  // 46: granary.v1.ListKnowledgeBasesRequest
-	(*v1.Tenant)(nil),                     // 47: granary.v1.Tenant
-	(*v1.ListKnowledgeBasesResponse)(nil), // 48: granary.v1.ListKnowledgeBasesResponse
+	(*Grant)(nil),                         // 1: granary.node.v1.Grant
+	(*Error)(nil),                         // 2: granary.node.v1.Error
+	(*FieldViolation)(nil),                // 3: granary.node.v1.FieldViolation
+	(*SourceRef)(nil),                     // 4: granary.node.v1.SourceRef
+	(*AddDocument)(nil),                   // 5: granary.node.v1.AddDocument
+	(*AddDocumentResult)(nil),             // 6: granary.node.v1.AddDocumentResult
+	(*ReadEvents)(nil),                    // 7: granary.node.v1.ReadEvents
+	(*ReadEventsResult)(nil),              // 8: granary.node.v1.ReadEventsResult
+	(*Wake)(nil),                          // 9: granary.node.v1.Wake
+	(*Done)(nil),                          // 10: granary.node.v1.Done
+	(*KnowledgeBaseCall)(nil),             // 11: granary.node.v1.KnowledgeBaseCall
+	(*KnowledgeBaseReply)(nil),            // 12: granary.node.v1.KnowledgeBaseReply
+	(*TenantSettings)(nil),                // 13: granary.node.v1.TenantSettings
+	(*GetAccess)(nil),                     // 14: granary.node.v1.GetAccess
+	(*Access)(nil),                        // 15: granary.node.v1.Access
+	(*KeyRecord)(nil),                     // 16: granary.node.v1.KeyRecord
+	(*ReportKeyUse)(nil),                  // 17: granary.node.v1.ReportKeyUse
+	(*KeyUse)(nil),                        // 18: granary.node.v1.KeyUse
+	(*GetSettings)(nil),                   // 19: granary.node.v1.GetSettings
+	(*RegisterKnowledgeBase)(nil),         // 20: granary.node.v1.RegisterKnowledgeBase
+	(*UnregisterKnowledgeBase)(nil),       // 21: granary.node.v1.UnregisterKnowledgeBase
+	(*TenantCall)(nil),                    // 22: granary.node.v1.TenantCall
+	(*TenantReply)(nil),                   // 23: granary.node.v1.TenantReply
+	nil,                                   // 24: granary.node.v1.Error.MetadataEntry
+	(*durationpb.Duration)(nil),           // 25: google.protobuf.Duration
+	(*v1.DocumentSpec)(nil),               // 26: granary.v1.DocumentSpec
+	(*v1.Document)(nil),                   // 27: granary.v1.Document
+	(*v1.Event)(nil),                      // 28: granary.v1.Event
+	(*v1.Progress)(nil),                   // 29: granary.v1.Progress
+	(*v1.CreateKnowledgeBaseRequest)(nil), // 30: granary.v1.CreateKnowledgeBaseRequest
+	(*v1.GetKnowledgeBaseRequest)(nil),    // 31: granary.v1.GetKnowledgeBaseRequest
+	(*v1.UpdateKnowledgeBaseRequest)(nil), // 32: granary.v1.UpdateKnowledgeBaseRequest
+	(*v1.DeleteKnowledgeBaseRequest)(nil), // 33: granary.v1.DeleteKnowledgeBaseRequest
+	(*v1.GetDocumentRequest)(nil),         // 34: granary.v1.GetDocumentRequest
+	(*v1.ListDocumentsRequest)(nil),       // 35: granary.v1.ListDocumentsRequest
+	(*v1.DeleteDocumentRequest)(nil),      // 36: granary.v1.DeleteDocumentRequest
+	(*v1.CancelDocumentRequest)(nil),      // 37: granary.v1.CancelDocumentRequest
+	(*v1.ReprocessDocumentRequest)(nil),   // 38: granary.v1.ReprocessDocumentRequest
+	(*v1.ListChunksRequest)(nil),          // 39: granary.v1.ListChunksRequest
+	(*v1.GetDocumentTextRequest)(nil),     // 40: granary.v1.GetDocumentTextRequest
+	(*v1.SearchRequest)(nil),              // 41: granary.v1.SearchRequest
+	(*v1.KnowledgeBase)(nil),              // 42: granary.v1.KnowledgeBase
+	(*v1.ListDocumentsResponse)(nil),      // 43: granary.v1.ListDocumentsResponse
+	(*v1.ListChunksResponse)(nil),         // 44: granary.v1.ListChunksResponse
+	(*v1.GetDocumentTextResponse)(nil),    // 45: granary.v1.GetDocumentTextResponse
+	(*v1.SearchResponse)(nil),             // 46: granary.v1.SearchResponse
+	(*v1.Config)(nil),                     // 47: granary.v1.Config
+	(*v1.TenantLimits)(nil),               // 48: granary.v1.TenantLimits
+	(v1.TenantState)(0),                   // 49: granary.v1.TenantState
+	(*timestamppb.Timestamp)(nil),         // 50: google.protobuf.Timestamp
+	(*v1.GetTenantRequest)(nil),           // 51: granary.v1.GetTenantRequest
+	(*v1.UpdateTenantConfigRequest)(nil),  // 52: granary.v1.UpdateTenantConfigRequest
+	(*v1.ListKnowledgeBasesRequest)(nil),  // 53: granary.v1.ListKnowledgeBasesRequest
+	(*v1.Tenant)(nil),                     // 54: granary.v1.Tenant
+	(*v1.ListKnowledgeBasesResponse)(nil), // 55: granary.v1.ListKnowledgeBasesResponse
 }
 var file_granary_node_v1_node_proto_depIdxs = []int32{
-	19, // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
-	18, // 1: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
-	2,  // 2: granary.node.v1.Error.fields:type_name -> granary.node.v1.FieldViolation
-	19, // 3: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
-	20, // 4: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
-	3,  // 5: granary.node.v1.AddDocument.source:type_name -> granary.node.v1.SourceRef
-	21, // 6: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
-	19, // 7: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
-	22, // 8: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
-	23, // 9: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
-	0,  // 10: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
-	24, // 11: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
-	25, // 12: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
-	26, // 13: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
-	27, // 14: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
-	4,  // 15: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
-	28, // 16: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
-	29, // 17: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
-	30, // 18: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
-	31, // 19: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
-	32, // 20: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
-	33, // 21: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
-	34, // 22: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
-	35, // 23: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
-	6,  // 24: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
-	8,  // 25: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
-	12, // 26: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
-	1,  // 27: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
-	36, // 28: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	5,  // 29: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
-	21, // 30: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
-	37, // 31: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
-	38, // 32: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
-	39, // 33: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
-	40, // 34: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
-	7,  // 35: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
-	9,  // 36: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
-	41, // 37: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
-	42, // 38: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
-	43, // 39: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 40: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
-	44, // 41: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
-	45, // 42: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
-	13, // 43: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
-	14, // 44: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
-	15, // 45: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
-	46, // 46: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
-	8,  // 47: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
-	1,  // 48: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
-	47, // 49: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
-	12, // 50: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
-	48, // 51: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
-	9,  // 52: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	25, // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
+	1,  // 1: granary.node.v1.Header.grants:type_name -> granary.node.v1.Grant
+	24, // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
+	3,  // 3: granary.node.v1.Error.fields:type_name -> granary.node.v1.FieldViolation
+	25, // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
+	26, // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
+	4,  // 6: granary.node.v1.AddDocument.source:type_name -> granary.node.v1.SourceRef
+	27, // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
+	25, // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
+	28, // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
+	29, // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
+	0,  // 11: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
+	30, // 12: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	31, // 13: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
+	32, // 14: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
+	33, // 15: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
+	5,  // 16: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
+	34, // 17: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
+	35, // 18: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
+	36, // 19: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
+	37, // 20: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
+	38, // 21: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
+	39, // 22: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
+	40, // 23: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
+	41, // 24: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
+	7,  // 25: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
+	9,  // 26: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
+	13, // 27: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
+	2,  // 28: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
+	42, // 29: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	6,  // 30: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
+	27, // 31: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
+	43, // 32: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
+	44, // 33: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
+	45, // 34: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
+	46, // 35: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
+	8,  // 36: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
+	10, // 37: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
+	47, // 38: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
+	48, // 39: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
+	49, // 40: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
+	49, // 41: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
+	1,  // 42: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
+	16, // 43: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
+	50, // 44: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
+	18, // 45: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
+	50, // 46: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
+	50, // 47: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 48: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
+	51, // 49: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
+	52, // 50: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
+	19, // 51: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
+	20, // 52: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
+	21, // 53: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
+	53, // 54: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
+	9,  // 55: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
+	14, // 56: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
+	17, // 57: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
+	2,  // 58: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
+	54, // 59: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
+	13, // 60: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
+	55, // 61: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
+	10, // 62: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
+	15, // 63: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
+	64, // [64:64] is the sub-list for method output_type
+	64, // [64:64] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_node_proto_init() }
@@ -2005,7 +2510,7 @@ func file_granary_node_v1_node_proto_init() {
 	if File_granary_node_v1_node_proto != nil {
 		return
 	}
-	file_granary_node_v1_node_proto_msgTypes[10].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[11].OneofWrappers = []any{
 		(*KnowledgeBaseCall_Create)(nil),
 		(*KnowledgeBaseCall_Get)(nil),
 		(*KnowledgeBaseCall_Update)(nil),
@@ -2023,7 +2528,7 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseCall_Wake)(nil),
 		(*KnowledgeBaseCall_TenantChanged)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[11].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[12].OneofWrappers = []any{
 		(*KnowledgeBaseReply_Error)(nil),
 		(*KnowledgeBaseReply_KnowledgeBase)(nil),
 		(*KnowledgeBaseReply_AddDocument)(nil),
@@ -2035,7 +2540,7 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseReply_Events)(nil),
 		(*KnowledgeBaseReply_Done)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[16].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[22].OneofWrappers = []any{
 		(*TenantCall_Get)(nil),
 		(*TenantCall_UpdateConfig)(nil),
 		(*TenantCall_GetSettings)(nil),
@@ -2043,13 +2548,16 @@ func file_granary_node_v1_node_proto_init() {
 		(*TenantCall_Unregister)(nil),
 		(*TenantCall_List)(nil),
 		(*TenantCall_Wake)(nil),
+		(*TenantCall_GetAccess)(nil),
+		(*TenantCall_ReportKeyUse)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[17].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[23].OneofWrappers = []any{
 		(*TenantReply_Error)(nil),
 		(*TenantReply_Tenant)(nil),
 		(*TenantReply_Settings)(nil),
 		(*TenantReply_List)(nil),
 		(*TenantReply_Done)(nil),
+		(*TenantReply_Access)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2057,7 +2565,7 @@ func file_granary_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_node_v1_node_proto_rawDesc), len(file_granary_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
