@@ -14,7 +14,9 @@ import (
 type write struct {
 	events  []journal.Event
 	idem    *journal.Idempotency
-	claim   []string // blobs
+	claim   []string          // blobs
+	count   []journal.Counter // set with the events, or alone
+	uncount []string          // names of counters that go
 	effects []effect
 	done    func(err error)   // on the mailbox: after the commit, or with why there is none
 	based   []func(err error) // the same, of others whose answer is based on this decision
@@ -82,6 +84,19 @@ func (c *core) enqueue(s state, from origin, events []kb.Event) (*write, error) 
 	return w, nil
 }
 
+// count queues the commit of counters that no event goes with; with events they are
+// put into what enqueue returns. Only done is told: in doubt it hears what all others do,
+// since a head that does not move proves nothing, and the next load shows what the
+// counters are. So a call that only counts must be one that may be repeated.
+func (c *core) count(set []journal.Counter, clear ...string) (*write, error) {
+	if c.broken != nil {
+		return nil, c.broken
+	}
+	w := &write{count: set, uncount: clear}
+	c.queue = append(c.queue, w)
+	return w, nil
+}
+
 // claimedBlob is the blob an event makes the grain's own.
 func claimedBlob(e kb.Event) string {
 	switch e := e.(type) {
@@ -109,6 +124,8 @@ func (c *core) flush(wakeup bool) {
 	for _, w := range c.inflight {
 		b.Events = append(b.Events, w.events...)
 		b.ClaimBlobs = append(b.ClaimBlobs, w.claim...)
+		b.SetCounters = append(b.SetCounters, w.count...)
+		b.ClearCounters = append(b.ClearCounters, w.uncount...)
 		if w.idem != nil {
 			b.Idempotency = append(b.Idempotency, *w.idem)
 		}

@@ -74,6 +74,7 @@ type core struct {
 type loadedMsg struct {
 	acquired
 	state    state
+	counters []journal.Counter // of a tenant
 	owned    bool
 	snapshot int64
 	err      error
@@ -126,7 +127,10 @@ func (c *core) read(ctx context.Context, restore func([]byte) (state, error)) *l
 		return m
 	}
 	m.owned = true
-	if m.err = c.fold(ctx, m, restore); m.err != nil {
+	if m.err = c.fold(ctx, m, restore); m.err == nil && c.id.Kind == KindTenant {
+		m.counters, m.err = c.deps.Counters.Counters(ctx, c.id)
+	}
+	if m.err != nil {
 		m.err = c.blame(ctx, m.fence, m.err)
 	}
 	return m

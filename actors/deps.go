@@ -83,6 +83,7 @@ type Deps struct {
 	Store    journal.Store
 	Blobs    journal.BlobStore
 	Chunks   journal.ChunkStore
+	Counters journal.CounterStore
 	Asker    Asker
 	Owner    Ownership // nil: the node is alone
 	Parser   Parser

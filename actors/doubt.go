@@ -82,8 +82,10 @@ func (c *core) judge(ctx context.Context, out []verdict, fence journal.Fence, he
 	}
 	switch {
 	case got.head == head:
-		for i := range out {
-			out[i].err = movedError()
+		for i, w := range writes {
+			if len(w.events) > 0 {
+				out[i].err = movedError()
+			}
 		}
 	case got.fence.Epoch == fence.Epoch+1 && got.head == head+int64(n):
 		// Nobody was in between: it is this batch that moved the head.

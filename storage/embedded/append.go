@@ -45,11 +45,17 @@ func checkBatch(f journal.Fence, b journal.Batch) error {
 			return err
 		}
 	}
+	for _, c := range b.SetCounters {
+		if err := checkKeys("counter", c.Name); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
 func batchCost(b journal.Batch) int {
-	n := 256 * (1 + len(b.SetWakeups) + len(b.ClearWakeups) + len(b.ClaimBlobs) + len(b.SetDeadLetters) + len(b.ClearDeadLetters))
+	n := 128 * (len(b.SetCounters) + len(b.ClearCounters))
+	n += 256 * (1 + len(b.SetWakeups) + len(b.ClearWakeups) + len(b.ClaimBlobs) + len(b.SetDeadLetters) + len(b.ClearDeadLetters))
 	for _, e := range b.Events {
 		n += 256 + len(e.Data)
 	}
@@ -86,6 +92,9 @@ func appendBatch(t *txn, f journal.Fence, b journal.Batch, now int64) error {
 		return err
 	}
 	if err := moveDeadLetters(t, id, b); err != nil {
+		return err
+	}
+	if err := moveCounters(t, id, b); err != nil {
 		return err
 	}
 	return claimBlobs(t, id, b.ClaimBlobs)

@@ -47,6 +47,7 @@ func markErased(t *txn, f journal.Fence) error {
 		`DELETE FROM indexes WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
 		`DELETE FROM wakeups WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
 		`DELETE FROM dead_letters WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
+		`DELETE FROM counters WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
 		`UPDATE blobs SET owner_kind = '', owner_id = '' WHERE tenant = ?1 AND owner_kind = ?2 AND owner_id = ?3`,
 	} {
 		if err := t.exec(query, id.Tenant, id.Kind, id.ID); err != nil {

@@ -49,9 +49,10 @@ type Store struct {
 }
 
 var (
-	_ journal.Store      = (*Store)(nil)
-	_ journal.BlobStore  = (*Store)(nil)
-	_ journal.ChunkStore = (*Store)(nil)
+	_ journal.Store        = (*Store)(nil)
+	_ journal.BlobStore    = (*Store)(nil)
+	_ journal.ChunkStore   = (*Store)(nil)
+	_ journal.CounterStore = (*Store)(nil)
 )
 
 // Open takes the folder for this process and brings its schema up to date.

@@ -34,6 +34,7 @@ const (
 	withRevived
 	withDead
 	withClaims
+	withCounters
 	appendShapes
 )
 
@@ -74,6 +75,14 @@ const (
 	FROM fenced, unnest($%d::text[], $%d::text[], $%d::text[], $%d::timestamptz[]) AS d (key, name, reason, since)
 	ON CONFLICT (tenant, kind, id, key) DO UPDATE SET
 		name = excluded.name, reason = excluded.reason, since = excluded.since)`
+	// Sets and clears in one part: either list may be empty, and no name is in both.
+	appendCounters = `, uncounted AS (
+	DELETE FROM counters c USING fenced
+	WHERE c.tenant = $1 AND c.kind = $2 AND c.id = $3 AND c.name = ANY ($%d::text[])), counted AS (
+	INSERT INTO counters (tenant, kind, id, name, epoch, value)
+	SELECT $1, $2, $3, c.name, c.epoch, c.value
+	FROM fenced, unnest($%d::text[], $%d::bigint[], $%d::bigint[]) AS c (name, epoch, value)
+	ON CONFLICT (tenant, kind, id, name) DO UPDATE SET epoch = excluded.epoch, value = excluded.value)`
 	appendClaims = `, claimed AS (
 	UPDATE blobs b SET owner_kind = $2, owner_id = $3 FROM fenced
 	WHERE b.tenant = $1 AND b.id = ANY ($%d::text[]) AND b.ready AND NOT b.deleted
@@ -115,6 +124,7 @@ func appendStatement(shape int) string {
 	add(withRevived, appendRevived, "")
 	add(withDead, appendDead, "")
 	add(withClaims, appendClaims, short("claimed", fmt.Sprintf("%d::text[]", next), codeBlob))
+	add(withCounters, appendCounters, "")
 	if checks.Len() == 0 {
 		return with.String() + " SELECT true FROM fenced"
 	}

@@ -43,6 +43,11 @@ func appendArgs(f journal.Fence, b journal.Batch) (shape int, args []any) {
 		column(dead, func(d *journal.DeadLetter) time.Time { return d.Since }))
 	claims := slices.Compact(slices.Sorted(slices.Values(b.ClaimBlobs)))
 	add(withClaims, len(claims), claims)
+	counted, uncounted := lastByKey(b.SetCounters, b.ClearCounters, func(c *journal.Counter) string { return c.Name })
+	add(withCounters, len(counted)+len(uncounted), texts(uncounted),
+		column(counted, func(c *journal.Counter) string { return c.Name }),
+		column(counted, func(c *journal.Counter) int64 { return c.Epoch }),
+		column(counted, func(c *journal.Counter) int64 { return c.Value }))
 	return shape, args
 }
 
@@ -74,6 +79,14 @@ func column[T, F any](rows []T, pick func(*T) F) []F {
 		out[i] = pick(&rows[i])
 	}
 	return out
+}
+
+// texts keeps an empty list from becoming NULL.
+func texts(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
 }
 
 // blob keeps nil from becoming NULL.
@@ -110,6 +123,11 @@ func checkBatch(f journal.Fence, b journal.Batch) error {
 	}
 	for _, d := range b.SetDeadLetters {
 		if err := errors.Join(checkKeys("dead letter key", d.Key), checkText("reason", d.Reason)); err != nil {
+			return err
+		}
+	}
+	for _, c := range b.SetCounters {
+		if err := checkKeys("counter", c.Name); err != nil {
 			return err
 		}
 	}

@@ -178,3 +178,17 @@ func (s *Store) DeadLetters(ctx context.Context, after journal.DeadLetterRow, li
 			return d, err
 		})
 }
+
+// Counters implements journal.CounterStore.
+func (s *Store) Counters(ctx context.Context, id journal.Identity) ([]journal.Counter, error) {
+	if err := checkIdentity(id); err != nil {
+		return nil, err
+	}
+	return collect(ctx, s.commits, `
+		SELECT name, epoch, value FROM counters WHERE tenant = $1 AND kind = $2 AND id = $3 ORDER BY name`,
+		[]any{id.Tenant, id.Kind, id.ID}, func(r pgx.CollectableRow) (journal.Counter, error) {
+			var c journal.Counter
+			err := r.Scan(&c.Name, &c.Epoch, &c.Value)
+			return c, err
+		})
+}

@@ -34,9 +34,10 @@ type Store struct {
 }
 
 var (
-	_ journal.Store      = (*Store)(nil)
-	_ journal.BlobStore  = (*Store)(nil)
-	_ journal.ChunkStore = (*Store)(nil)
+	_ journal.Store        = (*Store)(nil)
+	_ journal.BlobStore    = (*Store)(nil)
+	_ journal.ChunkStore   = (*Store)(nil)
+	_ journal.CounterStore = (*Store)(nil)
 )
 
 // Open connects, brings the schema up to date and starts the collector.

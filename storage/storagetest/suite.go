@@ -23,6 +23,8 @@ type Stores struct {
 	Journal journal.Store
 	Blobs   journal.BlobStore
 	Chunks  journal.ChunkStore
+	// Counters reads what Journal's batches set.
+	Counters journal.CounterStore
 
 	// Reopen closes the store and opens it again over the same data.
 	Reopen func(t *testing.T) Stores
@@ -70,7 +72,7 @@ func Run(t *testing.T, open func(t *testing.T) Stores, opts Options) {
 	}{
 		{"Fence", fencePromises()}, {"FencedReads", fencedReadPromises()}, {"FencedBulk", fencedBulkPromises()},
 		{"Journal", journalPromises()}, {"Idempotency", idempotencyPromises()},
-		{"Wakeups", wakeupPromises()}, {"DeadLetters", deadLetterPromises()}, {"Snapshots", snapshotPromises()}, {"Index", indexPromises()}, {"Erase", erasePromises()},
+		{"Wakeups", wakeupPromises()}, {"DeadLetters", deadLetterPromises()}, {"Counters", counterPromises()}, {"Snapshots", snapshotPromises()}, {"Index", indexPromises()}, {"Erase", erasePromises()},
 		{"Isolation", isolationPromises()}, {"Chunks", chunkPromises()}, {"Vectors", vectorPromises()},
 		{"Delete", deletePromises()}, {"Blobs", blobPromises()}, {"Concurrency", concurrencyPromises()},
 		{"Durability", durabilityPromises()},

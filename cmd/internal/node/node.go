@@ -105,7 +105,7 @@ func (n *Node) startGrains(ctx context.Context) error {
 	}
 	n.asker = &asker{}
 	own := &ownership{}
-	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Asker: n.asker,
+	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Counters: n.store, Asker: n.asker,
 		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Logger: n.log, Tier: kb.Tier(n.cfg.Tier)}
 	if n.cfg.shared() {
 		deps.Owner = own

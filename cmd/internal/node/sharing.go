@@ -29,6 +29,7 @@ type store interface {
 	journal.Store
 	journal.BlobStore
 	journal.ChunkStore
+	journal.CounterStore
 	Close() error
 }
 
