@@ -18,7 +18,9 @@ import (
 type tenantGrain struct {
 	core
 	tenant      *kb.Tenant
-	subscribers []string // ids of the knowledge bases that asked for the settings, sorted
+	counters    []journal.Counter // as loaded
+	rates       *tenantRates      // nil until something is counted
+	subscribers []string          // ids of the knowledge bases that asked for the settings, sorted
 }
 
 func newTenantGrain(d *Deps, id journal.Identity) *tenantGrain {
@@ -73,6 +75,10 @@ func (g *tenantGrain) receiveLife(ctx actor.Context) {
 		g.release()
 	case *releasedMsg:
 		g.released(ctx)
+	case *sparedMsg:
+		if g.phase == phaseActive && g.quiet() && g.reads == nil && g.broken == nil {
+			g.leave()
+		}
 	case *overdueMsg:
 		g.log().Warn("the drain took too long and is cut off")
 		ctx.Stop(g.self)
@@ -120,6 +126,7 @@ func (g *tenantGrain) loaded(ctx actor.Context, m *loadedMsg) {
 		return
 	}
 	g.tenant = m.state.(tenantState).Tenant
+	g.counters, g.rates = m.counters, nil
 	for _, c := range g.begin(m) {
 		g.handle(c)
 	}
@@ -150,6 +157,9 @@ func (g *tenantGrain) settled(ctx actor.Context, m *committedMsg) {
 }
 
 func (g *tenantGrain) leave() {
+	if g.spareRates() {
+		return // and come back when that is committed
+	}
 	g.phase = phaseLeaving
 	small := g.stopping && !g.deps.lone && g.committed-g.snapshot < worthSnapshot
 	if !g.owned || g.committed == g.snapshot || small {

@@ -34,6 +34,8 @@ const (
 	ReasonDocumentState         = "DOCUMENT_STATE"
 	ReasonDocumentLimit         = "DOCUMENT_LIMIT"
 	ReasonStorageLimit          = "STORAGE_LIMIT"
+	ReasonCallLimit             = "API_CALL_LIMIT"
+	ReasonVectorLimit           = "VECTOR_OPERATION_LIMIT"
 	ReasonConfigInvalid         = "CONFIG_INVALID"
 	ReasonFieldMaskInvalid      = "FIELD_MASK_INVALID"
 	ReasonEtagMismatch          = "ETAG_MISMATCH"

@@ -276,7 +276,12 @@ type Document struct {
 	// Revision of the knowledge base at the document's last change.
 	Revision int64 `protobuf:"varint,22,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Share of the current stage that is done, 0..1. Not durable.
-	Progress      float64 `protobuf:"fixed64,23,opt,name=progress,proto3" json:"progress,omitempty"`
+	Progress float64 `protobuf:"fixed64,23,opt,name=progress,proto3" json:"progress,omitempty"`
+	// Why the document waits in its state although nothing is wrong with it, such as
+	// VECTOR_OPERATION_LIMIT or CONCURRENCY_LIMIT; empty when it does not. Not durable.
+	WaitReason string `protobuf:"bytes,24,opt,name=wait_reason,json=waitReason,proto3" json:"wait_reason,omitempty"`
+	// When it goes on at the latest, if that is known.
+	WaitUntil     *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=wait_until,json=waitUntil,proto3" json:"wait_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -470,6 +475,20 @@ func (x *Document) GetProgress() float64 {
 		return x.Progress
 	}
 	return 0
+}
+
+func (x *Document) GetWaitReason() string {
+	if x != nil {
+		return x.WaitReason
+	}
+	return ""
+}
+
+func (x *Document) GetWaitUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WaitUntil
+	}
+	return nil
 }
 
 // What CreateDocument and UploadDocument need beside the bytes.
@@ -1856,7 +1875,7 @@ const file_granary_v1_document_proto_rawDesc = "" +
 	"\x05stage\x18\x03 \x01(\tR\x05stage\x12\x1c\n" +
 	"\tretryable\x18\x04 \x01(\bR\tretryable\x129\n" +
 	"\n" +
-	"retry_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\"\x92\a\n" +
+	"retry_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\"\xee\a\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x18\n" +
@@ -1887,7 +1906,11 @@ const file_granary_v1_document_proto_rawDesc = "" +
 	"\vupdate_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x1a\n" +
 	"\brevision\x18\x16 \x01(\x03R\brevision\x12\x1a\n" +
-	"\bprogress\x18\x17 \x01(\x01R\bprogress\x1a;\n" +
+	"\bprogress\x18\x17 \x01(\x01R\bprogress\x12\x1f\n" +
+	"\vwait_reason\x18\x18 \x01(\tR\n" +
+	"waitReason\x129\n" +
+	"\n" +
+	"wait_until\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\twaitUntil\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfc\x04\n" +
@@ -2081,45 +2104,46 @@ var file_granary_v1_document_proto_depIdxs = []int32{
 	25, // 3: granary.v1.Document.metadata:type_name -> granary.v1.Document.MetadataEntry
 	27, // 4: granary.v1.Document.create_time:type_name -> google.protobuf.Timestamp
 	27, // 5: granary.v1.Document.update_time:type_name -> google.protobuf.Timestamp
-	26, // 6: granary.v1.DocumentSpec.metadata:type_name -> granary.v1.DocumentSpec.MetadataEntry
-	1,  // 7: granary.v1.DocumentSpec.on_duplicate:type_name -> granary.v1.OnDuplicate
-	28, // 8: granary.v1.DocumentSpec.chunking:type_name -> granary.v1.ChunkingConfig
-	4,  // 9: granary.v1.CreateDocumentRequest.spec:type_name -> granary.v1.DocumentSpec
-	3,  // 10: granary.v1.CreateDocumentResponse.document:type_name -> granary.v1.Document
-	4,  // 11: granary.v1.UploadDocumentRequest.spec:type_name -> granary.v1.DocumentSpec
-	3,  // 12: granary.v1.UploadDocumentResponse.document:type_name -> granary.v1.Document
-	3,  // 13: granary.v1.GetDocumentResponse.document:type_name -> granary.v1.Document
-	0,  // 14: granary.v1.ListDocumentsRequest.states:type_name -> granary.v1.DocumentState
-	3,  // 15: granary.v1.ListDocumentsResponse.documents:type_name -> granary.v1.Document
-	3,  // 16: granary.v1.CancelDocumentResponse.document:type_name -> granary.v1.Document
-	28, // 17: granary.v1.ReprocessDocumentRequest.chunking:type_name -> granary.v1.ChunkingConfig
-	3,  // 18: granary.v1.ReprocessDocumentResponse.document:type_name -> granary.v1.Document
-	20, // 19: granary.v1.ListChunksResponse.chunks:type_name -> granary.v1.Chunk
-	5,  // 20: granary.v1.DocumentService.CreateDocument:input_type -> granary.v1.CreateDocumentRequest
-	7,  // 21: granary.v1.DocumentService.UploadDocument:input_type -> granary.v1.UploadDocumentRequest
-	9,  // 22: granary.v1.DocumentService.AppendUpload:input_type -> granary.v1.AppendUploadRequest
-	11, // 23: granary.v1.DocumentService.GetDocument:input_type -> granary.v1.GetDocumentRequest
-	13, // 24: granary.v1.DocumentService.ListDocuments:input_type -> granary.v1.ListDocumentsRequest
-	15, // 25: granary.v1.DocumentService.DeleteDocument:input_type -> granary.v1.DeleteDocumentRequest
-	16, // 26: granary.v1.DocumentService.CancelDocument:input_type -> granary.v1.CancelDocumentRequest
-	18, // 27: granary.v1.DocumentService.ReprocessDocument:input_type -> granary.v1.ReprocessDocumentRequest
-	21, // 28: granary.v1.DocumentService.ListChunks:input_type -> granary.v1.ListChunksRequest
-	23, // 29: granary.v1.DocumentService.GetDocumentText:input_type -> granary.v1.GetDocumentTextRequest
-	6,  // 30: granary.v1.DocumentService.CreateDocument:output_type -> granary.v1.CreateDocumentResponse
-	8,  // 31: granary.v1.DocumentService.UploadDocument:output_type -> granary.v1.UploadDocumentResponse
-	10, // 32: granary.v1.DocumentService.AppendUpload:output_type -> granary.v1.AppendUploadResponse
-	12, // 33: granary.v1.DocumentService.GetDocument:output_type -> granary.v1.GetDocumentResponse
-	14, // 34: granary.v1.DocumentService.ListDocuments:output_type -> granary.v1.ListDocumentsResponse
-	29, // 35: granary.v1.DocumentService.DeleteDocument:output_type -> google.protobuf.Empty
-	17, // 36: granary.v1.DocumentService.CancelDocument:output_type -> granary.v1.CancelDocumentResponse
-	19, // 37: granary.v1.DocumentService.ReprocessDocument:output_type -> granary.v1.ReprocessDocumentResponse
-	22, // 38: granary.v1.DocumentService.ListChunks:output_type -> granary.v1.ListChunksResponse
-	24, // 39: granary.v1.DocumentService.GetDocumentText:output_type -> granary.v1.GetDocumentTextResponse
-	30, // [30:40] is the sub-list for method output_type
-	20, // [20:30] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	27, // 6: granary.v1.Document.wait_until:type_name -> google.protobuf.Timestamp
+	26, // 7: granary.v1.DocumentSpec.metadata:type_name -> granary.v1.DocumentSpec.MetadataEntry
+	1,  // 8: granary.v1.DocumentSpec.on_duplicate:type_name -> granary.v1.OnDuplicate
+	28, // 9: granary.v1.DocumentSpec.chunking:type_name -> granary.v1.ChunkingConfig
+	4,  // 10: granary.v1.CreateDocumentRequest.spec:type_name -> granary.v1.DocumentSpec
+	3,  // 11: granary.v1.CreateDocumentResponse.document:type_name -> granary.v1.Document
+	4,  // 12: granary.v1.UploadDocumentRequest.spec:type_name -> granary.v1.DocumentSpec
+	3,  // 13: granary.v1.UploadDocumentResponse.document:type_name -> granary.v1.Document
+	3,  // 14: granary.v1.GetDocumentResponse.document:type_name -> granary.v1.Document
+	0,  // 15: granary.v1.ListDocumentsRequest.states:type_name -> granary.v1.DocumentState
+	3,  // 16: granary.v1.ListDocumentsResponse.documents:type_name -> granary.v1.Document
+	3,  // 17: granary.v1.CancelDocumentResponse.document:type_name -> granary.v1.Document
+	28, // 18: granary.v1.ReprocessDocumentRequest.chunking:type_name -> granary.v1.ChunkingConfig
+	3,  // 19: granary.v1.ReprocessDocumentResponse.document:type_name -> granary.v1.Document
+	20, // 20: granary.v1.ListChunksResponse.chunks:type_name -> granary.v1.Chunk
+	5,  // 21: granary.v1.DocumentService.CreateDocument:input_type -> granary.v1.CreateDocumentRequest
+	7,  // 22: granary.v1.DocumentService.UploadDocument:input_type -> granary.v1.UploadDocumentRequest
+	9,  // 23: granary.v1.DocumentService.AppendUpload:input_type -> granary.v1.AppendUploadRequest
+	11, // 24: granary.v1.DocumentService.GetDocument:input_type -> granary.v1.GetDocumentRequest
+	13, // 25: granary.v1.DocumentService.ListDocuments:input_type -> granary.v1.ListDocumentsRequest
+	15, // 26: granary.v1.DocumentService.DeleteDocument:input_type -> granary.v1.DeleteDocumentRequest
+	16, // 27: granary.v1.DocumentService.CancelDocument:input_type -> granary.v1.CancelDocumentRequest
+	18, // 28: granary.v1.DocumentService.ReprocessDocument:input_type -> granary.v1.ReprocessDocumentRequest
+	21, // 29: granary.v1.DocumentService.ListChunks:input_type -> granary.v1.ListChunksRequest
+	23, // 30: granary.v1.DocumentService.GetDocumentText:input_type -> granary.v1.GetDocumentTextRequest
+	6,  // 31: granary.v1.DocumentService.CreateDocument:output_type -> granary.v1.CreateDocumentResponse
+	8,  // 32: granary.v1.DocumentService.UploadDocument:output_type -> granary.v1.UploadDocumentResponse
+	10, // 33: granary.v1.DocumentService.AppendUpload:output_type -> granary.v1.AppendUploadResponse
+	12, // 34: granary.v1.DocumentService.GetDocument:output_type -> granary.v1.GetDocumentResponse
+	14, // 35: granary.v1.DocumentService.ListDocuments:output_type -> granary.v1.ListDocumentsResponse
+	29, // 36: granary.v1.DocumentService.DeleteDocument:output_type -> google.protobuf.Empty
+	17, // 37: granary.v1.DocumentService.CancelDocument:output_type -> granary.v1.CancelDocumentResponse
+	19, // 38: granary.v1.DocumentService.ReprocessDocument:output_type -> granary.v1.ReprocessDocumentResponse
+	22, // 39: granary.v1.DocumentService.ListChunks:output_type -> granary.v1.ListChunksResponse
+	24, // 40: granary.v1.DocumentService.GetDocumentText:output_type -> granary.v1.GetDocumentTextResponse
+	31, // [31:41] is the sub-list for method output_type
+	21, // [21:31] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_document_proto_init() }

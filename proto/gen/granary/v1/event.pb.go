@@ -344,7 +344,10 @@ type Progress struct {
 	// Share of the stage that is done, 0..1.
 	Fraction float64 `protobuf:"fixed64,5,opt,name=fraction,proto3" json:"fraction,omitempty"`
 	// When the next try starts, if the document waits.
-	RetryTime     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=retry_time,json=retryTime,proto3" json:"retry_time,omitempty"`
+	RetryTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=retry_time,json=retryTime,proto3" json:"retry_time,omitempty"`
+	// As in Document.
+	WaitReason    string                 `protobuf:"bytes,7,opt,name=wait_reason,json=waitReason,proto3" json:"wait_reason,omitempty"`
+	WaitUntil     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=wait_until,json=waitUntil,proto3" json:"wait_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -417,6 +420,20 @@ func (x *Progress) GetFraction() float64 {
 func (x *Progress) GetRetryTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.RetryTime
+	}
+	return nil
+}
+
+func (x *Progress) GetWaitReason() string {
+	if x != nil {
+		return x.WaitReason
+	}
+	return ""
+}
+
+func (x *Progress) GetWaitUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WaitUntil
 	}
 	return nil
 }
@@ -508,7 +525,7 @@ const file_granary_v1_event_proto_rawDesc = "" +
 	" \x03(\v2\x1e.granary.v1.Event.DetailsEntryR\adetails\x1a:\n" +
 	"\fDetailsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xeb\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc7\x02\n" +
 	"\bProgress\x12\x1a\n" +
 	"\bdocument\x18\x01 \x01(\tR\bdocument\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x18\n" +
@@ -516,7 +533,11 @@ const file_granary_v1_event_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\x0e2\x19.granary.v1.DocumentStateR\x05state\x12\x1a\n" +
 	"\bfraction\x18\x05 \x01(\x01R\bfraction\x129\n" +
 	"\n" +
-	"retry_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\"W\n" +
+	"retry_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\x12\x1f\n" +
+	"\vwait_reason\x18\a \x01(\tR\n" +
+	"waitReason\x129\n" +
+	"\n" +
+	"wait_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\twaitUntil\"W\n" +
 	"\tHeartbeat\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time2`\n" +
@@ -559,14 +580,15 @@ var file_granary_v1_event_proto_depIdxs = []int32{
 	5,  // 7: granary.v1.Event.details:type_name -> granary.v1.Event.DetailsEntry
 	8,  // 8: granary.v1.Progress.state:type_name -> granary.v1.DocumentState
 	7,  // 9: granary.v1.Progress.retry_time:type_name -> google.protobuf.Timestamp
-	7,  // 10: granary.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
-	0,  // 11: granary.v1.EventService.WatchEvents:input_type -> granary.v1.WatchEventsRequest
-	1,  // 12: granary.v1.EventService.WatchEvents:output_type -> granary.v1.WatchEventsResponse
-	12, // [12:13] is the sub-list for method output_type
-	11, // [11:12] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	7,  // 10: granary.v1.Progress.wait_until:type_name -> google.protobuf.Timestamp
+	7,  // 11: granary.v1.Heartbeat.time:type_name -> google.protobuf.Timestamp
+	0,  // 12: granary.v1.EventService.WatchEvents:input_type -> granary.v1.WatchEventsRequest
+	1,  // 13: granary.v1.EventService.WatchEvents:output_type -> granary.v1.WatchEventsResponse
+	13, // [13:14] is the sub-list for method output_type
+	12, // [12:13] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_event_proto_init() }

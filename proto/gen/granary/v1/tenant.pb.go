@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -255,6 +256,259 @@ func (x *Tenant) GetState() TenantState {
 	return TenantState_TENANT_STATE_UNSPECIFIED
 }
 
+// What is used of one limit.
+type Quota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// api_calls_per_hour, vector_operations_per_minute, storage_bytes,
+	// documents_per_knowledge_base or concurrent_processing.
+	Metric string `protobuf:"bytes,1,opt,name=metric,proto3" json:"metric,omitempty"`
+	// What may be used now: base and, of a limit in windows of time, the burst this
+	// window began with.
+	Limit int64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The limit of the tier, or the one set for this tenant.
+	Base int64 `protobuf:"varint,3,opt,name=base,proto3" json:"base,omitempty"`
+	// Left of the burst above the base. It is saved from what earlier windows left unused
+	// (a quarter of it, up to half of the base), and used when the base is.
+	BurstAvailable int64 `protobuf:"varint,4,opt,name=burst_available,json=burstAvailable,proto3" json:"burst_available,omitempty"`
+	Used           int64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
+	// Granted ahead to nodes and not used, as they told last.
+	GrantedUnused int64 `protobuf:"varint,6,opt,name=granted_unused,json=grantedUnused,proto3" json:"granted_unused,omitempty"`
+	// Not granted to anybody yet.
+	Remaining int64 `protobuf:"varint,7,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// Of a limit in windows of time.
+	WindowStart *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=window_start,json=windowStart,proto3" json:"window_start,omitempty"`
+	ResetTime   *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=reset_time,json=resetTime,proto3" json:"reset_time,omitempty"`
+	// knowledgeBases/{kb}, of a limit that each knowledge base has for itself.
+	KnowledgeBase string `protobuf:"bytes,10,opt,name=knowledge_base,json=knowledgeBase,proto3" json:"knowledge_base,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Quota) Reset() {
+	*x = Quota{}
+	mi := &file_granary_v1_tenant_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Quota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Quota) ProtoMessage() {}
+
+func (x *Quota) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Quota.ProtoReflect.Descriptor instead.
+func (*Quota) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Quota) GetMetric() string {
+	if x != nil {
+		return x.Metric
+	}
+	return ""
+}
+
+func (x *Quota) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *Quota) GetBase() int64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *Quota) GetBurstAvailable() int64 {
+	if x != nil {
+		return x.BurstAvailable
+	}
+	return 0
+}
+
+func (x *Quota) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *Quota) GetGrantedUnused() int64 {
+	if x != nil {
+		return x.GrantedUnused
+	}
+	return 0
+}
+
+func (x *Quota) GetRemaining() int64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+func (x *Quota) GetWindowStart() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WindowStart
+	}
+	return nil
+}
+
+func (x *Quota) GetResetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ResetTime
+	}
+	return nil
+}
+
+func (x *Quota) GetKnowledgeBase() string {
+	if x != nil {
+		return x.KnowledgeBase
+	}
+	return ""
+}
+
+// What a tenant has used of its limits.
+type Usage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Quotas        []*Quota               `protobuf:"bytes,1,rep,name=quotas,proto3" json:"quotas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_granary_v1_tenant_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Usage) GetQuotas() []*Quota {
+	if x != nil {
+		return x.Quotas
+	}
+	return nil
+}
+
+type GetUsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageRequest) Reset() {
+	*x = GetUsageRequest{}
+	mi := &file_granary_v1_tenant_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageRequest) ProtoMessage() {}
+
+func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageRequest.ProtoReflect.Descriptor instead.
+func (*GetUsageRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{4}
+}
+
+type GetUsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Usage         *Usage                 `protobuf:"bytes,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUsageResponse) Reset() {
+	*x = GetUsageResponse{}
+	mi := &file_granary_v1_tenant_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUsageResponse) ProtoMessage() {}
+
+func (x *GetUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUsageResponse.ProtoReflect.Descriptor instead.
+func (*GetUsageResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GetUsageResponse) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
 type GetTenantRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -263,7 +517,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_granary_v1_tenant_proto_msgTypes[2]
+	mi := &file_granary_v1_tenant_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +529,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_proto_msgTypes[2]
+	mi := &file_granary_v1_tenant_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +542,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{2}
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{6}
 }
 
 type GetTenantResponse struct {
@@ -300,7 +554,7 @@ type GetTenantResponse struct {
 
 func (x *GetTenantResponse) Reset() {
 	*x = GetTenantResponse{}
-	mi := &file_granary_v1_tenant_proto_msgTypes[3]
+	mi := &file_granary_v1_tenant_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -312,7 +566,7 @@ func (x *GetTenantResponse) String() string {
 func (*GetTenantResponse) ProtoMessage() {}
 
 func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_proto_msgTypes[3]
+	mi := &file_granary_v1_tenant_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -325,7 +579,7 @@ func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantResponse.ProtoReflect.Descriptor instead.
 func (*GetTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{3}
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetTenantResponse) GetTenant() *Tenant {
@@ -348,7 +602,7 @@ type UpdateTenantConfigRequest struct {
 
 func (x *UpdateTenantConfigRequest) Reset() {
 	*x = UpdateTenantConfigRequest{}
-	mi := &file_granary_v1_tenant_proto_msgTypes[4]
+	mi := &file_granary_v1_tenant_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +614,7 @@ func (x *UpdateTenantConfigRequest) String() string {
 func (*UpdateTenantConfigRequest) ProtoMessage() {}
 
 func (x *UpdateTenantConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_proto_msgTypes[4]
+	mi := &file_granary_v1_tenant_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +627,7 @@ func (x *UpdateTenantConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantConfigRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTenantConfigRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{4}
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateTenantConfigRequest) GetDefaultConfig() *Config {
@@ -413,7 +667,7 @@ type UpdateTenantConfigResponse struct {
 
 func (x *UpdateTenantConfigResponse) Reset() {
 	*x = UpdateTenantConfigResponse{}
-	mi := &file_granary_v1_tenant_proto_msgTypes[5]
+	mi := &file_granary_v1_tenant_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +679,7 @@ func (x *UpdateTenantConfigResponse) String() string {
 func (*UpdateTenantConfigResponse) ProtoMessage() {}
 
 func (x *UpdateTenantConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_proto_msgTypes[5]
+	mi := &file_granary_v1_tenant_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +692,7 @@ func (x *UpdateTenantConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantConfigResponse.ProtoReflect.Descriptor instead.
 func (*UpdateTenantConfigResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{5}
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateTenantConfigResponse) GetTenant() *Tenant {
@@ -453,7 +707,7 @@ var File_granary_v1_tenant_proto protoreflect.FileDescriptor
 const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\n" +
 	"\x17granary/v1/tenant.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x17granary/v1/config.proto\"\x97\x02\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\"\x97\x02\n" +
 	"\fTenantLimits\x123\n" +
 	"\x15concurrent_processing\x18\x01 \x01(\x03R\x14concurrentProcessing\x12?\n" +
 	"\x1cdocuments_per_knowledge_base\x18\x02 \x01(\x03R\x19documentsPerKnowledgeBase\x12#\n" +
@@ -467,7 +721,25 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\x0edefault_config\x18\x04 \x01(\v2\x12.granary.v1.ConfigR\rdefaultConfig\x12%\n" +
 	"\x0econfig_version\x18\x05 \x01(\x03R\rconfigVersion\x12\x12\n" +
 	"\x04etag\x18\x06 \x01(\tR\x04etag\x12-\n" +
-	"\x05state\x18\a \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\"\x12\n" +
+	"\x05state\x18\a \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\"\xec\x02\n" +
+	"\x05Quota\x12\x16\n" +
+	"\x06metric\x18\x01 \x01(\tR\x06metric\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x12\n" +
+	"\x04base\x18\x03 \x01(\x03R\x04base\x12'\n" +
+	"\x0fburst_available\x18\x04 \x01(\x03R\x0eburstAvailable\x12\x12\n" +
+	"\x04used\x18\x05 \x01(\x03R\x04used\x12%\n" +
+	"\x0egranted_unused\x18\x06 \x01(\x03R\rgrantedUnused\x12\x1c\n" +
+	"\tremaining\x18\a \x01(\x03R\tremaining\x12=\n" +
+	"\fwindow_start\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vwindowStart\x129\n" +
+	"\n" +
+	"reset_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tresetTime\x12%\n" +
+	"\x0eknowledge_base\x18\n" +
+	" \x01(\tR\rknowledgeBase\"2\n" +
+	"\x05Usage\x12)\n" +
+	"\x06quotas\x18\x01 \x03(\v2\x11.granary.v1.QuotaR\x06quotas\"\x11\n" +
+	"\x0fGetUsageRequest\";\n" +
+	"\x10GetUsageResponse\x12'\n" +
+	"\x05usage\x18\x01 \x01(\v2\x11.granary.v1.UsageR\x05usage\"\x12\n" +
 	"\x10GetTenantRequest\"?\n" +
 	"\x11GetTenantResponse\x12*\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\xca\x01\n" +
@@ -484,9 +756,10 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\x13TENANT_STATE_ACTIVE\x10\x01\x12\x1a\n" +
 	"\x16TENANT_STATE_SUSPENDED\x10\x02\x12\x18\n" +
 	"\x14TENANT_STATE_DELETED\x10\x03\x12\x18\n" +
-	"\x14TENANT_STATE_PURGING\x10\x042\xc8\x01\n" +
+	"\x14TENANT_STATE_PURGING\x10\x042\x94\x02\n" +
 	"\rTenantService\x12M\n" +
-	"\tGetTenant\x12\x1c.granary.v1.GetTenantRequest\x1a\x1d.granary.v1.GetTenantResponse\"\x03\x90\x02\x01\x12h\n" +
+	"\tGetTenant\x12\x1c.granary.v1.GetTenantRequest\x1a\x1d.granary.v1.GetTenantResponse\"\x03\x90\x02\x01\x12J\n" +
+	"\bGetUsage\x12\x1b.granary.v1.GetUsageRequest\x1a\x1c.granary.v1.GetUsageResponse\"\x03\x90\x02\x01\x12h\n" +
 	"\x12UpdateTenantConfig\x12%.granary.v1.UpdateTenantConfigRequest\x1a&.granary.v1.UpdateTenantConfigResponse\"\x03\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
@@ -502,33 +775,44 @@ func file_granary_v1_tenant_proto_rawDescGZIP() []byte {
 }
 
 var file_granary_v1_tenant_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_granary_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_granary_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_granary_v1_tenant_proto_goTypes = []any{
 	(TenantState)(0),                   // 0: granary.v1.TenantState
 	(*TenantLimits)(nil),               // 1: granary.v1.TenantLimits
 	(*Tenant)(nil),                     // 2: granary.v1.Tenant
-	(*GetTenantRequest)(nil),           // 3: granary.v1.GetTenantRequest
-	(*GetTenantResponse)(nil),          // 4: granary.v1.GetTenantResponse
-	(*UpdateTenantConfigRequest)(nil),  // 5: granary.v1.UpdateTenantConfigRequest
-	(*UpdateTenantConfigResponse)(nil), // 6: granary.v1.UpdateTenantConfigResponse
-	(*Config)(nil),                     // 7: granary.v1.Config
+	(*Quota)(nil),                      // 3: granary.v1.Quota
+	(*Usage)(nil),                      // 4: granary.v1.Usage
+	(*GetUsageRequest)(nil),            // 5: granary.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),           // 6: granary.v1.GetUsageResponse
+	(*GetTenantRequest)(nil),           // 7: granary.v1.GetTenantRequest
+	(*GetTenantResponse)(nil),          // 8: granary.v1.GetTenantResponse
+	(*UpdateTenantConfigRequest)(nil),  // 9: granary.v1.UpdateTenantConfigRequest
+	(*UpdateTenantConfigResponse)(nil), // 10: granary.v1.UpdateTenantConfigResponse
+	(*Config)(nil),                     // 11: granary.v1.Config
+	(*timestamppb.Timestamp)(nil),      // 12: google.protobuf.Timestamp
 }
 var file_granary_v1_tenant_proto_depIdxs = []int32{
-	1, // 0: granary.v1.Tenant.limits:type_name -> granary.v1.TenantLimits
-	7, // 1: granary.v1.Tenant.default_config:type_name -> granary.v1.Config
-	0, // 2: granary.v1.Tenant.state:type_name -> granary.v1.TenantState
-	2, // 3: granary.v1.GetTenantResponse.tenant:type_name -> granary.v1.Tenant
-	7, // 4: granary.v1.UpdateTenantConfigRequest.default_config:type_name -> granary.v1.Config
-	2, // 5: granary.v1.UpdateTenantConfigResponse.tenant:type_name -> granary.v1.Tenant
-	3, // 6: granary.v1.TenantService.GetTenant:input_type -> granary.v1.GetTenantRequest
-	5, // 7: granary.v1.TenantService.UpdateTenantConfig:input_type -> granary.v1.UpdateTenantConfigRequest
-	4, // 8: granary.v1.TenantService.GetTenant:output_type -> granary.v1.GetTenantResponse
-	6, // 9: granary.v1.TenantService.UpdateTenantConfig:output_type -> granary.v1.UpdateTenantConfigResponse
-	8, // [8:10] is the sub-list for method output_type
-	6, // [6:8] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	1,  // 0: granary.v1.Tenant.limits:type_name -> granary.v1.TenantLimits
+	11, // 1: granary.v1.Tenant.default_config:type_name -> granary.v1.Config
+	0,  // 2: granary.v1.Tenant.state:type_name -> granary.v1.TenantState
+	12, // 3: granary.v1.Quota.window_start:type_name -> google.protobuf.Timestamp
+	12, // 4: granary.v1.Quota.reset_time:type_name -> google.protobuf.Timestamp
+	3,  // 5: granary.v1.Usage.quotas:type_name -> granary.v1.Quota
+	4,  // 6: granary.v1.GetUsageResponse.usage:type_name -> granary.v1.Usage
+	2,  // 7: granary.v1.GetTenantResponse.tenant:type_name -> granary.v1.Tenant
+	11, // 8: granary.v1.UpdateTenantConfigRequest.default_config:type_name -> granary.v1.Config
+	2,  // 9: granary.v1.UpdateTenantConfigResponse.tenant:type_name -> granary.v1.Tenant
+	7,  // 10: granary.v1.TenantService.GetTenant:input_type -> granary.v1.GetTenantRequest
+	5,  // 11: granary.v1.TenantService.GetUsage:input_type -> granary.v1.GetUsageRequest
+	9,  // 12: granary.v1.TenantService.UpdateTenantConfig:input_type -> granary.v1.UpdateTenantConfigRequest
+	8,  // 13: granary.v1.TenantService.GetTenant:output_type -> granary.v1.GetTenantResponse
+	6,  // 14: granary.v1.TenantService.GetUsage:output_type -> granary.v1.GetUsageResponse
+	10, // 15: granary.v1.TenantService.UpdateTenantConfig:output_type -> granary.v1.UpdateTenantConfigResponse
+	13, // [13:16] is the sub-list for method output_type
+	10, // [10:13] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_tenant_proto_init() }
@@ -543,7 +827,7 @@ func file_granary_v1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_tenant_proto_rawDesc), len(file_granary_v1_tenant_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1849,6 +1849,256 @@ func (x *UnregisterKnowledgeBase) GetUid() string {
 	return ""
 }
 
+// Leases tokens of one meter to a node, and takes back what it gives up. Everything in it
+// is absolute, so that a message that is lost, or comes twice or late, does no harm.
+type LeaseTokens struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// calls or vector-operations
+	Meter string `protobuf:"bytes,1,opt,name=meter,proto3" json:"meter,omitempty"`
+	// One life of a node.
+	Holder string `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Of the last TokenLease the holder has had.
+	Lessor string `protobuf:"bytes,3,opt,name=lessor,proto3" json:"lessor,omitempty"`
+	// Rises with each request.
+	Seq int64 `protobuf:"varint,4,opt,name=seq,proto3" json:"seq,omitempty"`
+	// The holder has held tokens of this window, has used used of them, and uses no more
+	// than held until it hears the answer.
+	Window int64 `protobuf:"varint,5,opt,name=window,proto3" json:"window,omitempty"`
+	Held   int64 `protobuf:"varint,6,opt,name=held,proto3" json:"held,omitempty"`
+	Used   int64 `protobuf:"varint,7,opt,name=used,proto3" json:"used,omitempty"`
+	// So many more.
+	Want int64 `protobuf:"varint,8,opt,name=want,proto3" json:"want,omitempty"`
+	// For work that can wait.
+	Background bool `protobuf:"varint,9,opt,name=background,proto3" json:"background,omitempty"`
+	// What the holder ever let through without a token, since no owner could be reached,
+	// and what of it was charged as far as it knows.
+	Credit        int64 `protobuf:"varint,10,opt,name=credit,proto3" json:"credit,omitempty"`
+	Charged       int64 `protobuf:"varint,11,opt,name=charged,proto3" json:"charged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseTokens) Reset() {
+	*x = LeaseTokens{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseTokens) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseTokens) ProtoMessage() {}
+
+func (x *LeaseTokens) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseTokens.ProtoReflect.Descriptor instead.
+func (*LeaseTokens) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *LeaseTokens) GetMeter() string {
+	if x != nil {
+		return x.Meter
+	}
+	return ""
+}
+
+func (x *LeaseTokens) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *LeaseTokens) GetLessor() string {
+	if x != nil {
+		return x.Lessor
+	}
+	return ""
+}
+
+func (x *LeaseTokens) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *LeaseTokens) GetWindow() int64 {
+	if x != nil {
+		return x.Window
+	}
+	return 0
+}
+
+func (x *LeaseTokens) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *LeaseTokens) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *LeaseTokens) GetWant() int64 {
+	if x != nil {
+		return x.Want
+	}
+	return 0
+}
+
+func (x *LeaseTokens) GetBackground() bool {
+	if x != nil {
+		return x.Background
+	}
+	return false
+}
+
+func (x *LeaseTokens) GetCredit() int64 {
+	if x != nil {
+		return x.Credit
+	}
+	return 0
+}
+
+func (x *LeaseTokens) GetCharged() int64 {
+	if x != nil {
+		return x.Charged
+	}
+	return 0
+}
+
+type TokenLease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// This activation of the tenant.
+	Lessor string `protobuf:"bytes,1,opt,name=lessor,proto3" json:"lessor,omitempty"`
+	Seq    int64  `protobuf:"varint,2,opt,name=seq,proto3" json:"seq,omitempty"`
+	Window int64  `protobuf:"varint,3,opt,name=window,proto3" json:"window,omitempty"`
+	// Until the window ends; nodes' clocks need not agree.
+	Left *durationpb.Duration `protobuf:"bytes,4,opt,name=left,proto3" json:"left,omitempty"`
+	// Tokens of the window that the holder may use in all.
+	Held int64 `protobuf:"varint,5,opt,name=held,proto3" json:"held,omitempty"`
+	// The limit of a window without burst.
+	Base int64 `protobuf:"varint,6,opt,name=base,proto3" json:"base,omitempty"`
+	// Left to lease to anybody.
+	Remaining int64 `protobuf:"varint,7,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	Charged   int64 `protobuf:"varint,8,opt,name=charged,proto3" json:"charged,omitempty"`
+	// When there may be tokens again, if there was none for this request.
+	RetryAfter    *durationpb.Duration `protobuf:"bytes,9,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenLease) Reset() {
+	*x = TokenLease{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenLease) ProtoMessage() {}
+
+func (x *TokenLease) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenLease.ProtoReflect.Descriptor instead.
+func (*TokenLease) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *TokenLease) GetLessor() string {
+	if x != nil {
+		return x.Lessor
+	}
+	return ""
+}
+
+func (x *TokenLease) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *TokenLease) GetWindow() int64 {
+	if x != nil {
+		return x.Window
+	}
+	return 0
+}
+
+func (x *TokenLease) GetLeft() *durationpb.Duration {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *TokenLease) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *TokenLease) GetBase() int64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *TokenLease) GetRemaining() int64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+func (x *TokenLease) GetCharged() int64 {
+	if x != nil {
+		return x.Charged
+	}
+	return 0
+}
+
+func (x *TokenLease) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
+	}
+	return nil
+}
+
 type TenantCall struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Header *Header                `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
@@ -1863,6 +2113,8 @@ type TenantCall struct {
 	//	*TenantCall_Wake
 	//	*TenantCall_GetAccess
 	//	*TenantCall_ReportKeyUse
+	//	*TenantCall_LeaseTokens
+	//	*TenantCall_GetUsage
 	Operation     isTenantCall_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1870,7 +2122,7 @@ type TenantCall struct {
 
 func (x *TenantCall) Reset() {
 	*x = TenantCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +2134,7 @@ func (x *TenantCall) String() string {
 func (*TenantCall) ProtoMessage() {}
 
 func (x *TenantCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +2147,7 @@ func (x *TenantCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantCall.ProtoReflect.Descriptor instead.
 func (*TenantCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TenantCall) GetHeader() *Header {
@@ -1993,6 +2245,24 @@ func (x *TenantCall) GetReportKeyUse() *ReportKeyUse {
 	return nil
 }
 
+func (x *TenantCall) GetLeaseTokens() *LeaseTokens {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_LeaseTokens); ok {
+			return x.LeaseTokens
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetGetUsage() *v1.GetUsageRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_GetUsage); ok {
+			return x.GetUsage
+		}
+	}
+	return nil
+}
+
 type isTenantCall_Operation interface {
 	isTenantCall_Operation()
 }
@@ -2033,6 +2303,14 @@ type TenantCall_ReportKeyUse struct {
 	ReportKeyUse *ReportKeyUse `protobuf:"bytes,10,opt,name=report_key_use,json=reportKeyUse,proto3,oneof"`
 }
 
+type TenantCall_LeaseTokens struct {
+	LeaseTokens *LeaseTokens `protobuf:"bytes,30,opt,name=lease_tokens,json=leaseTokens,proto3,oneof"`
+}
+
+type TenantCall_GetUsage struct {
+	GetUsage *v1.GetUsageRequest `protobuf:"bytes,31,opt,name=get_usage,json=getUsage,proto3,oneof"`
+}
+
 func (*TenantCall_Get) isTenantCall_Operation() {}
 
 func (*TenantCall_UpdateConfig) isTenantCall_Operation() {}
@@ -2051,6 +2329,10 @@ func (*TenantCall_GetAccess) isTenantCall_Operation() {}
 
 func (*TenantCall_ReportKeyUse) isTenantCall_Operation() {}
 
+func (*TenantCall_LeaseTokens) isTenantCall_Operation() {}
+
+func (*TenantCall_GetUsage) isTenantCall_Operation() {}
+
 type TenantReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -2061,6 +2343,8 @@ type TenantReply struct {
 	//	*TenantReply_List
 	//	*TenantReply_Done
 	//	*TenantReply_Access
+	//	*TenantReply_TokenLease
+	//	*TenantReply_Usage
 	Result        isTenantReply_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2068,7 +2352,7 @@ type TenantReply struct {
 
 func (x *TenantReply) Reset() {
 	*x = TenantReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2080,7 +2364,7 @@ func (x *TenantReply) String() string {
 func (*TenantReply) ProtoMessage() {}
 
 func (x *TenantReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2093,7 +2377,7 @@ func (x *TenantReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantReply.ProtoReflect.Descriptor instead.
 func (*TenantReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TenantReply) GetResult() isTenantReply_Result {
@@ -2157,6 +2441,24 @@ func (x *TenantReply) GetAccess() *Access {
 	return nil
 }
 
+func (x *TenantReply) GetTokenLease() *TokenLease {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_TokenLease); ok {
+			return x.TokenLease
+		}
+	}
+	return nil
+}
+
+func (x *TenantReply) GetUsage() *v1.Usage {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_Usage); ok {
+			return x.Usage
+		}
+	}
+	return nil
+}
+
 type isTenantReply_Result interface {
 	isTenantReply_Result()
 }
@@ -2185,6 +2487,14 @@ type TenantReply_Access struct {
 	Access *Access `protobuf:"bytes,6,opt,name=access,proto3,oneof"`
 }
 
+type TenantReply_TokenLease struct {
+	TokenLease *TokenLease `protobuf:"bytes,30,opt,name=token_lease,json=tokenLease,proto3,oneof"`
+}
+
+type TenantReply_Usage struct {
+	Usage *v1.Usage `protobuf:"bytes,31,opt,name=usage,proto3,oneof"`
+}
+
 func (*TenantReply_Error) isTenantReply_Result() {}
 
 func (*TenantReply_Tenant) isTenantReply_Result() {}
@@ -2196,6 +2506,10 @@ func (*TenantReply_List) isTenantReply_Result() {}
 func (*TenantReply_Done) isTenantReply_Result() {}
 
 func (*TenantReply_Access) isTenantReply_Result() {}
+
+func (*TenantReply_TokenLease) isTenantReply_Result() {}
+
+func (*TenantReply_Usage) isTenantReply_Result() {}
 
 var File_granary_node_v1_node_proto protoreflect.FileDescriptor
 
@@ -2335,7 +2649,34 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"createTime\";\n" +
 	"\x17UnregisterKnowledgeBase\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
-	"\x03uid\x18\x02 \x01(\tR\x03uid\"\x8d\x05\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\"\x8b\x02\n" +
+	"\vLeaseTokens\x12\x14\n" +
+	"\x05meter\x18\x01 \x01(\tR\x05meter\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x16\n" +
+	"\x06lessor\x18\x03 \x01(\tR\x06lessor\x12\x10\n" +
+	"\x03seq\x18\x04 \x01(\x03R\x03seq\x12\x16\n" +
+	"\x06window\x18\x05 \x01(\x03R\x06window\x12\x12\n" +
+	"\x04held\x18\x06 \x01(\x03R\x04held\x12\x12\n" +
+	"\x04used\x18\a \x01(\x03R\x04used\x12\x12\n" +
+	"\x04want\x18\b \x01(\x03R\x04want\x12\x1e\n" +
+	"\n" +
+	"background\x18\t \x01(\bR\n" +
+	"background\x12\x16\n" +
+	"\x06credit\x18\n" +
+	" \x01(\x03R\x06credit\x12\x18\n" +
+	"\acharged\x18\v \x01(\x03R\acharged\"\x99\x02\n" +
+	"\n" +
+	"TokenLease\x12\x16\n" +
+	"\x06lessor\x18\x01 \x01(\tR\x06lessor\x12\x10\n" +
+	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x16\n" +
+	"\x06window\x18\x03 \x01(\x03R\x06window\x12-\n" +
+	"\x04left\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04left\x12\x12\n" +
+	"\x04held\x18\x05 \x01(\x03R\x04held\x12\x12\n" +
+	"\x04base\x18\x06 \x01(\x03R\x04base\x12\x1c\n" +
+	"\tremaining\x18\a \x01(\x03R\tremaining\x12\x18\n" +
+	"\acharged\x18\b \x01(\x03R\acharged\x12:\n" +
+	"\vretry_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\"\x8c\x06\n" +
 	"\n" +
 	"TenantCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x120\n" +
@@ -2351,15 +2692,20 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"get_access\x18\t \x01(\v2\x1a.granary.node.v1.GetAccessH\x00R\tgetAccess\x12E\n" +
 	"\x0ereport_key_use\x18\n" +
-	" \x01(\v2\x1d.granary.node.v1.ReportKeyUseH\x00R\freportKeyUseB\v\n" +
-	"\toperation\"\xd2\x02\n" +
+	" \x01(\v2\x1d.granary.node.v1.ReportKeyUseH\x00R\freportKeyUse\x12A\n" +
+	"\flease_tokens\x18\x1e \x01(\v2\x1c.granary.node.v1.LeaseTokensH\x00R\vleaseTokens\x12:\n" +
+	"\tget_usage\x18\x1f \x01(\v2\x1b.granary.v1.GetUsageRequestH\x00R\bgetUsageB\v\n" +
+	"\toperation\"\xbd\x03\n" +
 	"\vTenantReply\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.granary.node.v1.ErrorH\x00R\x05error\x12,\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x12.granary.v1.TenantH\x00R\x06tenant\x12=\n" +
 	"\bsettings\x18\x03 \x01(\v2\x1f.granary.node.v1.TenantSettingsH\x00R\bsettings\x12<\n" +
 	"\x04list\x18\x04 \x01(\v2&.granary.v1.ListKnowledgeBasesResponseH\x00R\x04list\x12+\n" +
 	"\x04done\x18\x05 \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04done\x121\n" +
-	"\x06access\x18\x06 \x01(\v2\x17.granary.node.v1.AccessH\x00R\x06accessB\b\n" +
+	"\x06access\x18\x06 \x01(\v2\x17.granary.node.v1.AccessH\x00R\x06access\x12>\n" +
+	"\vtoken_lease\x18\x1e \x01(\v2\x1b.granary.node.v1.TokenLeaseH\x00R\n" +
+	"tokenLease\x12)\n" +
+	"\x05usage\x18\x1f \x01(\v2\x11.granary.v1.UsageH\x00R\x05usageB\b\n" +
 	"\x06resultB6Z4granary.dev/granary/proto/gen/granary/node/v1;nodev1b\x06proto3"
 
 var (
@@ -2374,7 +2720,7 @@ func file_granary_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_granary_node_v1_node_proto_rawDescData
 }
 
-var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_granary_node_v1_node_proto_goTypes = []any{
 	(*Header)(nil),                        // 0: granary.node.v1.Header
 	(*Grant)(nil),                         // 1: granary.node.v1.Grant
@@ -2398,111 +2744,121 @@ var file_granary_node_v1_node_proto_goTypes = []any{
 	(*GetSettings)(nil),                   // 19: granary.node.v1.GetSettings
 	(*RegisterKnowledgeBase)(nil),         // 20: granary.node.v1.RegisterKnowledgeBase
 	(*UnregisterKnowledgeBase)(nil),       // 21: granary.node.v1.UnregisterKnowledgeBase
-	(*TenantCall)(nil),                    // 22: granary.node.v1.TenantCall
-	(*TenantReply)(nil),                   // 23: granary.node.v1.TenantReply
-	nil,                                   // 24: granary.node.v1.Error.MetadataEntry
-	(*durationpb.Duration)(nil),           // 25: google.protobuf.Duration
-	(*v1.DocumentSpec)(nil),               // 26: granary.v1.DocumentSpec
-	(*v1.Document)(nil),                   // 27: granary.v1.Document
-	(*v1.Event)(nil),                      // 28: granary.v1.Event
-	(*v1.Progress)(nil),                   // 29: granary.v1.Progress
-	(*v1.CreateKnowledgeBaseRequest)(nil), // 30: granary.v1.CreateKnowledgeBaseRequest
-	(*v1.GetKnowledgeBaseRequest)(nil),    // 31: granary.v1.GetKnowledgeBaseRequest
-	(*v1.UpdateKnowledgeBaseRequest)(nil), // 32: granary.v1.UpdateKnowledgeBaseRequest
-	(*v1.DeleteKnowledgeBaseRequest)(nil), // 33: granary.v1.DeleteKnowledgeBaseRequest
-	(*v1.GetDocumentRequest)(nil),         // 34: granary.v1.GetDocumentRequest
-	(*v1.ListDocumentsRequest)(nil),       // 35: granary.v1.ListDocumentsRequest
-	(*v1.DeleteDocumentRequest)(nil),      // 36: granary.v1.DeleteDocumentRequest
-	(*v1.CancelDocumentRequest)(nil),      // 37: granary.v1.CancelDocumentRequest
-	(*v1.ReprocessDocumentRequest)(nil),   // 38: granary.v1.ReprocessDocumentRequest
-	(*v1.ListChunksRequest)(nil),          // 39: granary.v1.ListChunksRequest
-	(*v1.GetDocumentTextRequest)(nil),     // 40: granary.v1.GetDocumentTextRequest
-	(*v1.SearchRequest)(nil),              // 41: granary.v1.SearchRequest
-	(*v1.KnowledgeBase)(nil),              // 42: granary.v1.KnowledgeBase
-	(*v1.ListDocumentsResponse)(nil),      // 43: granary.v1.ListDocumentsResponse
-	(*v1.ListChunksResponse)(nil),         // 44: granary.v1.ListChunksResponse
-	(*v1.GetDocumentTextResponse)(nil),    // 45: granary.v1.GetDocumentTextResponse
-	(*v1.SearchResponse)(nil),             // 46: granary.v1.SearchResponse
-	(*v1.Config)(nil),                     // 47: granary.v1.Config
-	(*v1.TenantLimits)(nil),               // 48: granary.v1.TenantLimits
-	(v1.TenantState)(0),                   // 49: granary.v1.TenantState
-	(*timestamppb.Timestamp)(nil),         // 50: google.protobuf.Timestamp
-	(*v1.GetTenantRequest)(nil),           // 51: granary.v1.GetTenantRequest
-	(*v1.UpdateTenantConfigRequest)(nil),  // 52: granary.v1.UpdateTenantConfigRequest
-	(*v1.ListKnowledgeBasesRequest)(nil),  // 53: granary.v1.ListKnowledgeBasesRequest
-	(*v1.Tenant)(nil),                     // 54: granary.v1.Tenant
-	(*v1.ListKnowledgeBasesResponse)(nil), // 55: granary.v1.ListKnowledgeBasesResponse
+	(*LeaseTokens)(nil),                   // 22: granary.node.v1.LeaseTokens
+	(*TokenLease)(nil),                    // 23: granary.node.v1.TokenLease
+	(*TenantCall)(nil),                    // 24: granary.node.v1.TenantCall
+	(*TenantReply)(nil),                   // 25: granary.node.v1.TenantReply
+	nil,                                   // 26: granary.node.v1.Error.MetadataEntry
+	(*durationpb.Duration)(nil),           // 27: google.protobuf.Duration
+	(*v1.DocumentSpec)(nil),               // 28: granary.v1.DocumentSpec
+	(*v1.Document)(nil),                   // 29: granary.v1.Document
+	(*v1.Event)(nil),                      // 30: granary.v1.Event
+	(*v1.Progress)(nil),                   // 31: granary.v1.Progress
+	(*v1.CreateKnowledgeBaseRequest)(nil), // 32: granary.v1.CreateKnowledgeBaseRequest
+	(*v1.GetKnowledgeBaseRequest)(nil),    // 33: granary.v1.GetKnowledgeBaseRequest
+	(*v1.UpdateKnowledgeBaseRequest)(nil), // 34: granary.v1.UpdateKnowledgeBaseRequest
+	(*v1.DeleteKnowledgeBaseRequest)(nil), // 35: granary.v1.DeleteKnowledgeBaseRequest
+	(*v1.GetDocumentRequest)(nil),         // 36: granary.v1.GetDocumentRequest
+	(*v1.ListDocumentsRequest)(nil),       // 37: granary.v1.ListDocumentsRequest
+	(*v1.DeleteDocumentRequest)(nil),      // 38: granary.v1.DeleteDocumentRequest
+	(*v1.CancelDocumentRequest)(nil),      // 39: granary.v1.CancelDocumentRequest
+	(*v1.ReprocessDocumentRequest)(nil),   // 40: granary.v1.ReprocessDocumentRequest
+	(*v1.ListChunksRequest)(nil),          // 41: granary.v1.ListChunksRequest
+	(*v1.GetDocumentTextRequest)(nil),     // 42: granary.v1.GetDocumentTextRequest
+	(*v1.SearchRequest)(nil),              // 43: granary.v1.SearchRequest
+	(*v1.KnowledgeBase)(nil),              // 44: granary.v1.KnowledgeBase
+	(*v1.ListDocumentsResponse)(nil),      // 45: granary.v1.ListDocumentsResponse
+	(*v1.ListChunksResponse)(nil),         // 46: granary.v1.ListChunksResponse
+	(*v1.GetDocumentTextResponse)(nil),    // 47: granary.v1.GetDocumentTextResponse
+	(*v1.SearchResponse)(nil),             // 48: granary.v1.SearchResponse
+	(*v1.Config)(nil),                     // 49: granary.v1.Config
+	(*v1.TenantLimits)(nil),               // 50: granary.v1.TenantLimits
+	(v1.TenantState)(0),                   // 51: granary.v1.TenantState
+	(*timestamppb.Timestamp)(nil),         // 52: google.protobuf.Timestamp
+	(*v1.GetTenantRequest)(nil),           // 53: granary.v1.GetTenantRequest
+	(*v1.UpdateTenantConfigRequest)(nil),  // 54: granary.v1.UpdateTenantConfigRequest
+	(*v1.ListKnowledgeBasesRequest)(nil),  // 55: granary.v1.ListKnowledgeBasesRequest
+	(*v1.GetUsageRequest)(nil),            // 56: granary.v1.GetUsageRequest
+	(*v1.Tenant)(nil),                     // 57: granary.v1.Tenant
+	(*v1.ListKnowledgeBasesResponse)(nil), // 58: granary.v1.ListKnowledgeBasesResponse
+	(*v1.Usage)(nil),                      // 59: granary.v1.Usage
 }
 var file_granary_node_v1_node_proto_depIdxs = []int32{
-	25, // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
+	27, // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
 	1,  // 1: granary.node.v1.Header.grants:type_name -> granary.node.v1.Grant
-	24, // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
+	26, // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
 	3,  // 3: granary.node.v1.Error.fields:type_name -> granary.node.v1.FieldViolation
-	25, // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
-	26, // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
+	27, // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
+	28, // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
 	4,  // 6: granary.node.v1.AddDocument.source:type_name -> granary.node.v1.SourceRef
-	27, // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
-	25, // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
-	28, // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
-	29, // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
+	29, // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
+	27, // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
+	30, // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
+	31, // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
 	0,  // 11: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
-	30, // 12: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
-	31, // 13: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
-	32, // 14: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
-	33, // 15: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
+	32, // 12: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	33, // 13: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
+	34, // 14: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
+	35, // 15: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
 	5,  // 16: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
-	34, // 17: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
-	35, // 18: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
-	36, // 19: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
-	37, // 20: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
-	38, // 21: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
-	39, // 22: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
-	40, // 23: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
-	41, // 24: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
+	36, // 17: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
+	37, // 18: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
+	38, // 19: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
+	39, // 20: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
+	40, // 21: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
+	41, // 22: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
+	42, // 23: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
+	43, // 24: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
 	7,  // 25: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
 	9,  // 26: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
 	13, // 27: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
 	2,  // 28: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
-	42, // 29: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	44, // 29: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
 	6,  // 30: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
-	27, // 31: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
-	43, // 32: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
-	44, // 33: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
-	45, // 34: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
-	46, // 35: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
+	29, // 31: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
+	45, // 32: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
+	46, // 33: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
+	47, // 34: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
+	48, // 35: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
 	8,  // 36: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
 	10, // 37: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
-	47, // 38: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
-	48, // 39: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
-	49, // 40: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
-	49, // 41: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
+	49, // 38: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
+	50, // 39: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
+	51, // 40: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
+	51, // 41: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
 	1,  // 42: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
 	16, // 43: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
-	50, // 44: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
+	52, // 44: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
 	18, // 45: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
-	50, // 46: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
-	50, // 47: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 48: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
-	51, // 49: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
-	52, // 50: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
-	19, // 51: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
-	20, // 52: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
-	21, // 53: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
-	53, // 54: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
-	9,  // 55: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
-	14, // 56: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
-	17, // 57: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
-	2,  // 58: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
-	54, // 59: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
-	13, // 60: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
-	55, // 61: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
-	10, // 62: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
-	15, // 63: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
-	64, // [64:64] is the sub-list for method output_type
-	64, // [64:64] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	52, // 46: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
+	52, // 47: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
+	27, // 48: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
+	27, // 49: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
+	0,  // 50: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
+	53, // 51: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
+	54, // 52: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
+	19, // 53: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
+	20, // 54: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
+	21, // 55: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
+	55, // 56: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
+	9,  // 57: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
+	14, // 58: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
+	17, // 59: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
+	22, // 60: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
+	56, // 61: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
+	2,  // 62: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
+	57, // 63: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
+	13, // 64: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
+	58, // 65: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
+	10, // 66: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
+	15, // 67: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
+	23, // 68: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
+	59, // 69: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
+	70, // [70:70] is the sub-list for method output_type
+	70, // [70:70] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_node_proto_init() }
@@ -2540,7 +2896,7 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseReply_Events)(nil),
 		(*KnowledgeBaseReply_Done)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[22].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[24].OneofWrappers = []any{
 		(*TenantCall_Get)(nil),
 		(*TenantCall_UpdateConfig)(nil),
 		(*TenantCall_GetSettings)(nil),
@@ -2550,14 +2906,18 @@ func file_granary_node_v1_node_proto_init() {
 		(*TenantCall_Wake)(nil),
 		(*TenantCall_GetAccess)(nil),
 		(*TenantCall_ReportKeyUse)(nil),
+		(*TenantCall_LeaseTokens)(nil),
+		(*TenantCall_GetUsage)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[23].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[25].OneofWrappers = []any{
 		(*TenantReply_Error)(nil),
 		(*TenantReply_Tenant)(nil),
 		(*TenantReply_Settings)(nil),
 		(*TenantReply_List)(nil),
 		(*TenantReply_Done)(nil),
 		(*TenantReply_Access)(nil),
+		(*TenantReply_TokenLease)(nil),
+		(*TenantReply_Usage)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2565,7 +2925,7 @@ func file_granary_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_node_v1_node_proto_rawDesc), len(file_granary_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -26,6 +26,8 @@ const (
 const (
 	// TenantServiceGetTenantProcedure is the procedure name of the TenantService's GetTenant RPC.
 	TenantServiceGetTenantProcedure = "/granary.v1.TenantService/GetTenant"
+	// TenantServiceGetUsageProcedure is the procedure name of the TenantService's GetUsage RPC.
+	TenantServiceGetUsageProcedure = "/granary.v1.TenantService/GetUsage"
 	// TenantServiceUpdateTenantConfigProcedure is the procedure name of the TenantService's
 	// UpdateTenantConfig RPC.
 	TenantServiceUpdateTenantConfigProcedure = "/granary.v1.TenantService/UpdateTenantConfig"
@@ -37,6 +39,14 @@ var (
 			StreamType:       connect.StreamTypeUnary,
 			Schema:           v1.File_granary_v1_tenant_proto.Services().ByName("TenantService").Methods().ByName("GetTenant"),
 			Procedure:        TenantServiceGetTenantProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	tenantServiceGetUsageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_granary_v1_tenant_proto.Services().ByName("TenantService").Methods().ByName("GetUsage"),
+			Procedure:        TenantServiceGetUsageProcedure,
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
@@ -54,6 +64,8 @@ var (
 type TenantServiceClient interface {
 	// Reads tier, limits and default configuration.
 	GetTenant(context.Context, *v1.GetTenantRequest) (*v1.GetTenantResponse, error)
+	// Reads what the tenant has used of its limits.
+	GetUsage(context.Context, *v1.GetUsageRequest) (*v1.GetUsageResponse, error)
 	// Replaces the default configuration of all knowledge bases of the tenant.
 	// Errors: ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (CONFIG_INVALID).
 	UpdateTenantConfig(context.Context, *v1.UpdateTenantConfigRequest) (*v1.UpdateTenantConfigResponse, error)
@@ -69,6 +81,8 @@ func NewTenantServiceClient(client *connect.Client) TenantServiceClient {
 type TenantServiceHandler interface {
 	// Reads tier, limits and default configuration.
 	GetTenant(context.Context, *v1.GetTenantRequest) (*v1.GetTenantResponse, error)
+	// Reads what the tenant has used of its limits.
+	GetUsage(context.Context, *v1.GetUsageRequest) (*v1.GetUsageResponse, error)
 	// Replaces the default configuration of all knowledge bases of the tenant.
 	// Errors: ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (CONFIG_INVALID).
 	UpdateTenantConfig(context.Context, *v1.UpdateTenantConfigRequest) (*v1.UpdateTenantConfigResponse, error)
@@ -80,6 +94,7 @@ func RegisterTenantServiceHandler(server *connect.Server, svc TenantServiceHandl
 	adapter := tenantServiceHandler{svc: svc}
 	server.Register(
 		connect.Method{Spec: tenantServiceGetTenantSpec(), Handler: adapter.getTenant},
+		connect.Method{Spec: tenantServiceGetUsageSpec(), Handler: adapter.getUsage},
 		connect.Method{Spec: tenantServiceUpdateTenantConfigSpec(), Handler: adapter.updateTenantConfig},
 	)
 }
@@ -89,6 +104,10 @@ type UnimplementedTenantServiceHandler struct{}
 
 func (UnimplementedTenantServiceHandler) GetTenant(context.Context, *v1.GetTenantRequest) (*v1.GetTenantResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.TenantService.GetTenant is not implemented")
+}
+
+func (UnimplementedTenantServiceHandler) GetUsage(context.Context, *v1.GetUsageRequest) (*v1.GetUsageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.TenantService.GetUsage is not implemented")
 }
 
 func (UnimplementedTenantServiceHandler) UpdateTenantConfig(context.Context, *v1.UpdateTenantConfigRequest) (*v1.UpdateTenantConfigResponse, error) {
@@ -102,6 +121,14 @@ type tenantServiceClient struct {
 func (c *tenantServiceClient) GetTenant(ctx context.Context, req *v1.GetTenantRequest) (*v1.GetTenantResponse, error) {
 	var res v1.GetTenantResponse
 	if err := c.client.CallUnary(ctx, tenantServiceGetTenantSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *tenantServiceClient) GetUsage(ctx context.Context, req *v1.GetUsageRequest) (*v1.GetUsageResponse, error) {
+	var res v1.GetUsageResponse
+	if err := c.client.CallUnary(ctx, tenantServiceGetUsageSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -123,6 +150,18 @@ func (h tenantServiceHandler) getTenant(ctx context.Context, _ connect.Spec, str
 		return err
 	}
 	res, err := h.svc.GetTenant(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h tenantServiceHandler) getUsage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.GetUsageRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.GetUsage(ctx, &req)
 	if err != nil {
 		return err
 	}
