@@ -17,6 +17,7 @@ import (
 // methodRoles names the role each method needs. A method without a row is refused.
 var methodRoles = map[string]string{
 	v1.TenantServiceGetTenantProcedure:          RoleViewer,
+	v1.TenantServiceGetUsageProcedure:           RoleViewer,
 	v1.TenantServiceUpdateTenantConfigProcedure: RoleAdmin,
 
 	v1.KnowledgeBaseServiceCreateKnowledgeBaseProcedure: RoleEditor,

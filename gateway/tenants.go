@@ -19,6 +19,18 @@ func (s tenants) GetTenant(ctx context.Context, req *v1.GetTenantRequest) (*v1.G
 	return &v1.GetTenantResponse{Tenant: out}, nil
 }
 
+// GetUsage implements the service.
+func (s tenants) GetUsage(ctx context.Context, req *v1.GetUsageRequest) (*v1.GetUsageResponse, error) {
+	reply, err := s.askTenant(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_GetUsage{GetUsage: req}}, "")
+	if err != nil {
+		return nil, err
+	}
+	if reply.GetUsage() == nil {
+		return nil, errReply
+	}
+	return &v1.GetUsageResponse{Usage: reply.GetUsage()}, nil
+}
+
 // UpdateTenantConfig implements the service.
 func (s tenants) UpdateTenantConfig(ctx context.Context, req *v1.UpdateTenantConfigRequest) (*v1.UpdateTenantConfigResponse, error) {
 	key := req.GetRequestId()
