@@ -58,14 +58,16 @@ func (c *core) enqueue(s state, from origin, events []kb.Event) (*write, error) 
 		return nil, c.broken
 	}
 	w := &write{events: make([]journal.Event, len(events))}
-	now := c.deps.Now()
+	now, hash := c.deps.Now(), c.hash
 	for i, ev := range events {
 		typ, data, err := kb.EncodeEvent(ev)
 		if err != nil {
 			return nil, err
 		}
 		e := journal.Event{Seq: c.head + int64(i) + 1, Time: now, Type: typ, Data: data,
-			Principal: from.principal, RequestID: from.requestID}
+			Principal: from.principal, RequestID: from.requestID, Remote: from.remote}
+		hash = journal.Link(hash, c.id, e)
+		e.Hash = hash
 		if err := s.apply(e, ev); err != nil {
 			// The rules decided what the state refuses: a defect, and the state
 			// may be half changed. This activation must not go on.
@@ -79,7 +81,7 @@ func (c *core) enqueue(s state, from origin, events []kb.Event) (*write, error) 
 			w.claim = append(w.claim, blob)
 		}
 	}
-	c.head += int64(len(events))
+	c.head, c.hash = c.head+int64(len(events)), hash
 	c.queue = append(c.queue, w)
 	return w, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 )
 
 // call is a request as the cluster hands it over.
@@ -54,10 +55,11 @@ type core struct {
 	phase phase
 
 	fence     journal.Fence
-	owned     bool  // fence is valid; a grain never written to owns nothing yet
-	proof     lease // the term of the lease for which fence is known to be the current one
-	head      int64 // last decided sequence number
-	committed int64 // last committed one
+	owned     bool   // fence is valid; a grain never written to owns nothing yet
+	proof     lease  // the term of the lease for which fence is known to be the current one
+	head      int64  // last decided sequence number
+	committed int64  // last committed one
+	hash      []byte // of the event at head
 	queue     []*write
 	inflight  []*write // of the commit under way, or of the one in doubt
 	waiting   []call
@@ -77,6 +79,7 @@ type loadedMsg struct {
 	counters []journal.Counter // of a tenant
 	owned    bool
 	snapshot int64
+	hash     []byte // of the event at head
 	err      error
 }
 
@@ -149,7 +152,35 @@ func (c *core) fold(ctx context.Context, m *loadedMsg, restore func([]byte) (sta
 		return err
 	}
 	m.snapshot = snap.Seq
-	return c.replay(ctx, m.state, snap.Seq, m.head)
+	chain, err := c.chainAt(ctx, snap)
+	if err != nil {
+		return err
+	}
+	err = c.replay(ctx, m.state, &chain, m.head)
+	m.hash = chain.Hash
+	return err
+}
+
+// chainAt gives the link that the events after a snapshot follow. A snapshot of
+// before there were chains has none: the event it was made at may.
+func (c *core) chainAt(ctx context.Context, snap journal.Snapshot) (journal.Chain, error) {
+	at := journal.Chain{Seq: snap.Seq, Hash: snap.Hash}
+	if len(snap.Hash) > 0 || snap.Seq == 0 {
+		return at, nil
+	}
+	page, err := c.deps.Store.Events(ctx, c.id, snap.Seq-1, 1)
+	if err != nil {
+		return at, err
+	}
+	if len(page) == 1 && page[0].Seq == snap.Seq {
+		at.Hash = page[0].Hash
+		return at, nil
+	}
+	o, err := c.deps.Store.Owner(ctx, c.id)
+	if err == nil && o.Erased == snap.Seq {
+		at.Hash = o.Anchor
+	}
+	return at, err
 }
 
 // blame tells whether a load failed because the grain was taken over meanwhile: a
@@ -162,9 +193,10 @@ func (c *core) blame(ctx context.Context, f journal.Fence, err error) error {
 	return err
 }
 
-// replay folds the events after seq up to head.
-func (c *core) replay(ctx context.Context, s state, seq, head int64) error {
-	for seq < head {
+// replay folds the events after the chain's last up to head, and checks their links.
+func (c *core) replay(ctx context.Context, s state, chain *journal.Chain, head int64) error {
+	for chain.Seq < head {
+		seq := chain.Seq
 		page, err := c.deps.Store.Events(ctx, c.id, seq, int(min(eventPage, head-seq)))
 		if err != nil {
 			return err
@@ -176,6 +208,9 @@ func (c *core) replay(ctx context.Context, s state, seq, head int64) error {
 			if e.Seq > head {
 				return fmt.Errorf("%w: journal of %s goes on at %d, its head is %d", journal.ErrCorrupt, c.id, e.Seq, head)
 			}
+			if err := chain.Follow(c.id, e); err != nil {
+				return err
+			}
 			ev, err := kb.DecodeEvent(e.Type, e.Data)
 			if err != nil {
 				return err
@@ -183,7 +218,6 @@ func (c *core) replay(ctx context.Context, s state, seq, head int64) error {
 			if err := s.apply(e, ev); err != nil {
 				return err
 			}
-			seq = e.Seq
 		}
 	}
 	return nil
@@ -192,6 +226,7 @@ func (c *core) replay(ctx context.Context, s state, seq, head int64) error {
 // begin takes over what load read. It returns the calls that waited.
 func (c *core) begin(m *loadedMsg) []call {
 	c.fence, c.owned, c.proof, c.head, c.committed, c.snapshot = m.fence, m.owned, m.proof, m.head, m.head, m.snapshot
+	c.hash = m.hash
 	c.phase, c.giveUp = phaseActive, nil
 	return c.unpark()
 }
@@ -225,6 +260,11 @@ func (c *core) notLoaded(err error) {
 		c.log().Info("not loaded, the grain is another node's", "error", err)
 		return
 	}
+	if errors.Is(err, journal.ErrChain) {
+		c.deps.brokenChains.Add(1)
+		c.log().Error("the journal was changed by somebody else, the grain serves nobody until that is mended", "error", err)
+		return
+	}
 	c.log().Error("load failed", "error", err)
 }
 
@@ -241,6 +281,12 @@ func (c *core) park(cl call) {
 type origin struct {
 	principal string
 	requestID string
+	remote    string
+}
+
+// originOf reads who asks from a call's header.
+func originOf(h *nodev1.Header) origin {
+	return origin{principal: h.GetPrincipal(), requestID: h.GetRequestId(), remote: h.GetRemote()}
 }
 
 var system = origin{principal: "system"}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -101,6 +102,8 @@ type Deps struct {
 	lone      bool // no other node shares the store
 	runs      *runs
 	searching chan struct{} // a place per search under way
+
+	brokenChains *atomic.Int64
 }
 
 // Grains makes the grains of one node.
@@ -111,6 +114,10 @@ type Grains struct {
 
 // Wait returns when no pipeline run is left, or with ctx's error.
 func (g *Grains) Wait(ctx context.Context) error { return g.deps.runs.wait(ctx, nil) }
+
+// BrokenChains counts loads that failed because the hash chain of the journal did not
+// hold: each is a grain that serves nobody until an operator looks at it.
+func (g *Grains) BrokenChains() int64 { return g.deps.brokenChains.Load() }
 
 // NewGrains fills defaults and returns the maker of grains.
 func NewGrains(d Deps) *Grains {
@@ -133,7 +140,7 @@ func NewGrains(d Deps) *Grains {
 		d.Owner = lone{journal.Claim{Node: d.Node}}
 	}
 	d.lone = d.Owner.Lone()
-	d.runs = newRuns()
+	d.runs, d.brokenChains = newRuns(), new(atomic.Int64)
 	d.searching = make(chan struct{}, searchesPerCore*runtime.GOMAXPROCS(0))
 	return &Grains{deps: &d, waker: newWaker(&d)}
 }

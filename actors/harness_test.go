@@ -29,6 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type world struct {
 	t      *testing.T
 	disk   *embedded.Store
+	path   string  // of its database
 	faults *faults // of the node that runs now
 	node   *cluster.Node
 	grains *actors.Grains
@@ -59,7 +60,7 @@ func bubble(t *testing.T, s setup, test func(t *testing.T, w *world)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &world{t: t, disk: disk, setup: s}
+		w := &world{t: t, disk: disk, setup: s, path: filepath.Join(dir, "data", "granary.db")}
 		defer func() {
 			w.stop()
 			if err := disk.Close(); err != nil {

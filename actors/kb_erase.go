@@ -263,7 +263,8 @@ func (g *kbGrain) eraseJournal() {
 		})
 		return
 	}
-	fence, seq := g.fence, g.committed
+	fence, snap := g.fence, g.at()
+	seq := snap.Seq
 	blank := kb.New(g.id.ID)
 	blank.ResetTo(seq)
 	deleted, free := g.kb.Freeze(), blank.Freeze()
@@ -272,7 +273,7 @@ func (g *kbGrain) eraseJournal() {
 		if err != nil {
 			return err
 		}
-		return g.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: state})
+		return g.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: state, Hash: snap.Hash})
 	}
 	g.aside(func(ctx context.Context) error {
 		// With a snapshot at the head the events before are not needed. It says

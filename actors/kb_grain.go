@@ -306,7 +306,7 @@ func (g *kbGrain) maybeSnapshot() {
 	if g.committed-g.snapshot < g.snapshotEvery() || !g.quiet() || g.phase != phaseActive {
 		return
 	}
-	seq := g.committed
-	g.snapshot = seq // one at a time; a failed one is made up for by the next
-	go g.save(g.fence, seq, g.kb.Freeze(), loadTimeout)
+	snap := g.at()
+	g.snapshot = snap.Seq // one at a time; a failed one is made up for by the next
+	go g.save(g.fence, snap, g.kb.Freeze(), loadTimeout)
 }

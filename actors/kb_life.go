@@ -133,9 +133,9 @@ func (g *kbGrain) leave() {
 	if g.stopping {
 		timeout = handOffSave
 	}
-	encode, fence := g.kb.Freeze(), g.fence
+	encode, fence, snap := g.kb.Freeze(), g.fence, g.at()
 	go func() {
-		g.save(fence, seq, encode, timeout)
+		g.save(fence, snap, encode, timeout)
 		g.tell(&savedMsg{seq: seq})
 	}()
 }

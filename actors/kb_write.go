@@ -63,7 +63,7 @@ func validateOnly(m *nodev1.KnowledgeBaseCall) bool {
 
 func (g *kbGrain) commitDecision(c call, m *nodev1.KnowledgeBaseCall, key *journal.IdempotencyKey, d decision) {
 	h := m.GetHeader()
-	w, err := g.append(origin{principal: h.GetPrincipal(), requestID: h.GetRequestId()}, d.events)
+	w, err := g.append(originOf(h), d.events)
 	if err != nil {
 		c.Reply(nil, err)
 		g.settleKey(key)

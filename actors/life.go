@@ -22,14 +22,17 @@ type (
 	overdueMsg struct{}
 )
 
+// at gives the place of a snapshot that is made now, when the grain is quiet.
+func (c *core) at() journal.Snapshot { return journal.Snapshot{Seq: c.committed, Hash: c.hash} }
+
 // save stores a snapshot from a goroutine of its own; failures only cost time
 // at the next load.
-func (c *core) save(fence journal.Fence, seq int64, encode func() ([]byte, error), timeout time.Duration) {
+func (c *core) save(fence journal.Fence, snap journal.Snapshot, encode func() ([]byte, error), timeout time.Duration) {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	data, err := encode()
-	if err == nil {
-		err = c.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: data})
+	var err error
+	if snap.State, err = encode(); err == nil {
+		err = c.deps.Store.SaveSnapshot(ctx, fence, snap)
 	}
 	if err != nil {
 		c.log().Warn("snapshot not saved", "error", err)
@@ -66,6 +69,7 @@ func (c *core) release() {
 // restart forgets the activation that was released, but not who waits.
 func (c *core) restart() {
 	c.phase, c.fence, c.owned, c.proof, c.head, c.committed = phaseLoading, journal.Fence{}, false, lease{}, 0, 0
+	c.hash = nil
 	c.queue, c.inflight, c.snapshot, c.wakeSet, c.broken = nil, nil, 0, false, nil
 }
 

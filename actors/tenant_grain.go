@@ -166,10 +166,10 @@ func (g *tenantGrain) leave() {
 		g.release()
 		return
 	}
-	seq, encode, fence := g.committed, g.tenant.Freeze(), g.fence
+	snap, encode, fence := g.at(), g.tenant.Freeze(), g.fence
 	go func() {
-		g.save(fence, seq, encode, handOffSave)
-		g.tell(&savedMsg{seq: seq})
+		g.save(fence, snap, encode, handOffSave)
+		g.tell(&savedMsg{seq: snap.Seq})
 	}()
 }
 
@@ -286,7 +286,7 @@ func (g *tenantGrain) decide(c call, h *nodev1.Header, rule func() []kb.Event, p
 
 // record queues events of a call; answer runs when they are committed.
 func (g *tenantGrain) record(c call, h *nodev1.Header, events []kb.Event, answer func()) {
-	w, err := g.enqueue(tenantState{g.tenant}, origin{principal: h.GetPrincipal(), requestID: h.GetRequestId()}, events)
+	w, err := g.enqueue(tenantState{g.tenant}, originOf(h), events)
 	if err != nil {
 		c.Reply(nil, err)
 		return

@@ -94,6 +94,13 @@ type Owner struct {
 	Head     int64     // sequence number of the last event, 0 = none
 	Released bool      // the holder gave it up
 	Since    time.Time // when it was acquired
+	// Hash is that of the event at Head as it was appended, byte for byte; empty if
+	// that event has none. It stays when the event is erased.
+	Hash []byte
+	// Events up to Erased are erased; Anchor is the hash of the last of them, from
+	// which the chain goes on.
+	Erased int64
+	Anchor []byte
 }
 
 // Event is one entry of a grain's journal.
@@ -104,6 +111,12 @@ type Event struct {
 	Data      []byte    // encoded by the domain; opaque here
 	Principal string    // who caused it; "system" for the grain itself
 	RequestID string    // request that caused it, "" when none
+	Remote    string    // address of the client that caused it, "" for the grain itself
+	// Hash is the event's link in the journal's chain, see [Link]: 32 bytes, or none
+	// in events of before there were chains. It is made of plaintext: a store that
+	// seals the data must seal it too, in Snapshot and Owner as well. What a store is
+	// given it keeps as it is.
+	Hash []byte
 }
 
 // IdempotencyKey identifies a client's request inside one grain.
@@ -169,6 +182,7 @@ type DeadLetterRow struct {
 type Snapshot struct {
 	Seq   int64
 	State []byte // encoded by the domain
+	Hash  []byte // of the event at Seq, from which the chain is followed; empty if it has none
 }
 
 // Store keeps the journals.

@@ -69,11 +69,11 @@ func appendBatch(t *txn, f journal.Fence, b journal.Batch, now int64) error {
 	id := f.Identity
 	var erasures int64
 	found, err := t.row(`
-		UPDATE owner SET head = head + ?1
+		UPDATE owner SET head = head + ?1, hash = CASE WHEN ?1 > 0 THEN ?8 ELSE hash END
 		WHERE tenant = ?2 AND kind = ?3 AND id = ?4
 		  AND epoch = ?5 AND activation = ?6 AND released = 0 AND head = ?7
 		RETURNING erasures`,
-		[]any{len(b.Events), id.Tenant, id.Kind, id.ID, f.Epoch, f.Activation, b.Head}, &erasures)
+		[]any{len(b.Events), id.Tenant, id.Kind, id.ID, f.Epoch, f.Activation, b.Head, lastHash(b)}, &erasures)
 	if err != nil {
 		return err
 	}
@@ -124,12 +124,20 @@ func fenced(f journal.Fence) error {
 	return fmt.Errorf("%w: %s epoch %d", journal.ErrFenced, f.Identity, f.Epoch)
 }
 
+// lastHash is the hash the head has after the batch.
+func lastHash(b journal.Batch) []byte {
+	if len(b.Events) == 0 {
+		return []byte{}
+	}
+	return blob(b.Events[len(b.Events)-1].Hash)
+}
+
 func insertEvents(t *txn, id journal.Identity, events []journal.Event) error {
 	for _, e := range events {
 		err := t.exec(`
-			INSERT INTO events (tenant, kind, id, seq, time, type, principal, request_id, data)
-			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)`,
-			id.Tenant, id.Kind, id.ID, e.Seq, micros(e.Time), e.Type, e.Principal, e.RequestID, blob(e.Data))
+			INSERT INTO events (tenant, kind, id, seq, time, type, principal, request_id, data, remote, hash)
+			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)`,
+			id.Tenant, id.Kind, id.ID, e.Seq, micros(e.Time), e.Type, e.Principal, e.RequestID, blob(e.Data), e.Remote, blob(e.Hash))
 		if err != nil {
 			return err
 		}

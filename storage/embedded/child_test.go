@@ -179,7 +179,11 @@ func childLimit(dir string) error {
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &free); err != nil {
 		return err
 	}
-	full := syscall.Rlimit{Cur: 600 << 10, Max: free.Max}
+	log, err := os.Stat(filepath.Join(dir, "granary.db-wal")) // what the migrations took of it
+	if err != nil {
+		return err
+	}
+	full := syscall.Rlimit{Cur: uint64(log.Size()) + 400<<10, Max: free.Max}
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &full); err != nil {
 		return err
 	}

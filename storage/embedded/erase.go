@@ -32,7 +32,7 @@ func (s *Store) Erase(ctx context.Context, f journal.Fence) error {
 func markErased(t *txn, f journal.Fence) error {
 	id := f.Identity
 	n, err := t.changed(`
-		UPDATE owner SET erased = head, erasures = erasures + 1, purging = 1
+		UPDATE owner SET erased = head, anchor = hash, erasures = erasures + 1, purging = 1
 		WHERE tenant = ?1 AND kind = ?2 AND id = ?3 AND epoch = ?4 AND activation = ?5 AND released = 0`,
 		id.Tenant, id.Kind, id.ID, f.Epoch, f.Activation)
 	if err != nil {

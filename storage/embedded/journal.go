@@ -61,9 +61,9 @@ func (s *Store) Owner(ctx context.Context, id journal.Identity) (journal.Owner, 
 	o := journal.Owner{Fence: journal.Fence{Identity: id}}
 	var since int64
 	err := s.read.row(ctx, `
-		SELECT epoch, activation, node, head, released, since FROM owner
+		SELECT epoch, activation, node, head, released, since, hash, erased, anchor FROM owner
 		WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
-		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &since)
+		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &since, &o.Hash, &o.Erased, &o.Anchor)
 	if errors.Is(err, sql.ErrNoRows) {
 		return journal.Owner{}, fmt.Errorf("%w: %s was never activated", journal.ErrNotFound, id)
 	}
@@ -84,14 +84,14 @@ func (s *Store) Events(ctx context.Context, id journal.Identity, after int64, li
 	}
 	var out []journal.Event
 	err := s.read.each(ctx, `
-		SELECT seq, time, type, principal, request_id, data FROM events
+		SELECT seq, time, type, principal, request_id, data, remote, hash FROM events
 		WHERE tenant = ?1 AND kind = ?2 AND id = ?3
 		  AND seq > max(?4, (SELECT erased FROM owner WHERE tenant = ?1 AND kind = ?2 AND id = ?3))
 		ORDER BY seq LIMIT ?5`,
 		[]any{id.Tenant, id.Kind, id.ID, after, limit}, func(rows *sql.Rows) error {
 			var e journal.Event
 			var at int64
-			if err := rows.Scan(&e.Seq, &at, &e.Type, &e.Principal, &e.RequestID, &e.Data); err != nil {
+			if err := rows.Scan(&e.Seq, &at, &e.Type, &e.Principal, &e.RequestID, &e.Data, &e.Remote, &e.Hash); err != nil {
 				return classify(err)
 			}
 			e.Time = fromMicros(at)

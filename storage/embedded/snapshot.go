@@ -50,13 +50,13 @@ func (s *Store) SaveSnapshot(ctx context.Context, f journal.Fence, snap journal.
 			return nil
 		}
 		return t.exec(`
-			INSERT INTO snapshots (tenant, kind, id, seq, packed, state_sum, state)
-			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+			INSERT INTO snapshots (tenant, kind, id, seq, packed, state_sum, state, hash)
+			VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
 			ON CONFLICT (tenant, kind, id) DO UPDATE SET
 				seq = excluded.seq, packed = excluded.packed,
-				state_sum = excluded.state_sum, state = excluded.state
+				state_sum = excluded.state_sum, state = excluded.state, hash = excluded.hash
 			WHERE excluded.seq >= snapshots.seq`,
-			f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, snap.Seq, packed, sum, blob(state))
+			f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, snap.Seq, packed, sum, blob(state), blob(snap.Hash))
 	})
 }
 
@@ -73,9 +73,9 @@ func (s *Store) LoadSnapshot(ctx context.Context, id journal.Identity) (journal.
 		stored []byte
 	)
 	err := s.read.row(ctx, `
-		SELECT seq, packed, state_sum, state FROM snapshots
+		SELECT seq, packed, state_sum, state, hash FROM snapshots
 		WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
-		[]any{id.Tenant, id.Kind, id.ID}, &snap.Seq, &packed, &sum, &stored)
+		[]any{id.Tenant, id.Kind, id.ID}, &snap.Seq, &packed, &sum, &stored, &snap.Hash)
 	if errors.Is(err, sql.ErrNoRows) {
 		return journal.Snapshot{}, fmt.Errorf("%w: snapshot of %s", journal.ErrNotFound, id)
 	}

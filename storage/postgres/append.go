@@ -38,17 +38,17 @@ const (
 	appendShapes
 )
 
-// Each part takes the parameters it names (%d counts on from the first seven).
+// Each part takes the parameters it names (%d counts on from the first eight).
 const (
 	appendFence = `WITH fenced AS (
-	UPDATE owner SET head = head + $7::bigint
+	UPDATE owner SET head = head + $7::bigint, hash = CASE WHEN $7::bigint > 0 THEN $8::bytea ELSE hash END
 	WHERE tenant = $1 AND kind = $2 AND id = $3 AND epoch = $4 AND activation = $5 AND head = $6::bigint AND NOT released
 	RETURNING erasures)`
 	appendEvents = `, ev AS (
-	INSERT INTO events (tenant, kind, id, seq, time, type, principal, request_id, data)
-	SELECT $1, $2, $3, $6::bigint + e.n, e.time, e.type, e.principal, e.request_id, e.data
-	FROM fenced, unnest($%d::timestamptz[], $%d::text[], $%d::text[], $%d::text[], $%d::bytea[])
-		WITH ORDINALITY AS e (time, type, principal, request_id, data, n))`
+	INSERT INTO events (tenant, kind, id, seq, time, type, principal, request_id, data, remote, hash)
+	SELECT $1, $2, $3, $6::bigint + e.n, e.time, e.type, e.principal, e.request_id, e.data, e.remote, e.hash
+	FROM fenced, unnest($%d::timestamptz[], $%d::text[], $%d::text[], $%d::text[], $%d::bytea[], $%d::text[], $%d::bytea[])
+		WITH ORDINALITY AS e (time, type, principal, request_id, data, remote, hash, n))`
 	appendKeys = `, keyed AS (
 	INSERT INTO idempotency AS i (tenant, kind, id, principal, method, key, erasures, request_hash, response, expires)
 	SELECT $1, $2, $3, k.principal, k.method, k.key, fenced.erasures, k.request_hash, k.response, k.expires
@@ -101,7 +101,7 @@ func appendStatements() (out [appendShapes]string) {
 func appendStatement(shape int) string {
 	var with, checks strings.Builder
 	with.WriteString(appendFence)
-	next := 8
+	next := 9
 	add := func(flag int, part, check string) {
 		if shape&flag == 0 {
 			return

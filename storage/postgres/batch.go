@@ -11,7 +11,7 @@ import (
 
 func appendArgs(f journal.Fence, b journal.Batch) (shape int, args []any) {
 	id := f.Identity
-	args = []any{id.Tenant, id.Kind, id.ID, f.Epoch, f.Activation, b.Head, len(b.Events)}
+	args = []any{id.Tenant, id.Kind, id.ID, f.Epoch, f.Activation, b.Head, len(b.Events), lastHash(b)}
 	add := func(flag, n int, more ...any) {
 		if n > 0 {
 			shape |= flag
@@ -23,7 +23,9 @@ func appendArgs(f journal.Fence, b journal.Batch) (shape int, args []any) {
 		column(e, func(e *journal.Event) string { return e.Type }),
 		column(e, func(e *journal.Event) string { return e.Principal }),
 		column(e, func(e *journal.Event) string { return e.RequestID }),
-		column(e, func(e *journal.Event) []byte { return blob(e.Data) }))
+		column(e, func(e *journal.Event) []byte { return blob(e.Data) }),
+		column(e, func(e *journal.Event) string { return e.Remote }),
+		column(e, func(e *journal.Event) []byte { return blob(e.Hash) }))
 	k := b.Idempotency
 	add(withKeys, len(k), column(k, func(k *journal.Idempotency) string { return k.Principal }),
 		column(k, func(k *journal.Idempotency) string { return k.Method }),
@@ -49,6 +51,14 @@ func appendArgs(f journal.Fence, b journal.Batch) (shape int, args []any) {
 		column(counted, func(c *journal.Counter) int64 { return c.Epoch }),
 		column(counted, func(c *journal.Counter) int64 { return c.Value }))
 	return shape, args
+}
+
+// lastHash is the hash the head has after the batch.
+func lastHash(b journal.Batch) []byte {
+	if len(b.Events) == 0 {
+		return []byte{}
+	}
+	return blob(b.Events[len(b.Events)-1].Hash)
 }
 
 // lastByKey gives each key once: the last setting of a key counts, and setting
@@ -112,7 +122,7 @@ func checkBatch(f journal.Fence, b journal.Batch) error {
 		if err := checkKeys("event type", e.Type); err != nil {
 			return err
 		}
-		if err := checkText("principal", e.Principal, "request id", e.RequestID); err != nil {
+		if err := checkText("principal", e.Principal, "request id", e.RequestID, "remote", e.Remote); err != nil {
 			return err
 		}
 	}

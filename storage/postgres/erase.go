@@ -36,7 +36,7 @@ func markErasedOn(ctx context.Context, q querier, f journal.Fence) (below int64,
 	id := f.Identity
 	var head int64
 	err = q.QueryRow(ctx, `
-		UPDATE owner SET erased = head, erasures = erasures + 1, purging = true
+		UPDATE owner SET erased = head, anchor = hash, erasures = erasures + 1, purging = true
 		WHERE tenant = $1 AND kind = $2 AND id = $3 AND epoch = $4 AND activation = $5 AND NOT released
 		RETURNING head, nextval('index_gen')`, fenceArgs(f)...).Scan(&head, &below)
 	if isNoRows(err) {

@@ -159,7 +159,7 @@ func fencedWrites() []fencedWrite {
 		}},
 		{"snapshot", func(_ *testing.T, s *Store, f journal.Fence, head int64) func(context.Context, querier) error {
 			return func(ctx context.Context, q querier) error {
-				return saveSnapshotOn(ctx, q, f, head, false, int64(s.codec.Sum([]byte("stale"))), []byte("stale"))
+				return saveSnapshotOn(ctx, q, f, head, false, int64(s.codec.Sum([]byte("stale"))), []byte("stale"), nil)
 			}
 		}},
 		{"index", func(_ *testing.T, s *Store, f journal.Fence, _ int64) func(context.Context, querier) error {

@@ -33,9 +33,9 @@ func (s *Store) Owner(ctx context.Context, id journal.Identity) (journal.Owner, 
 	}
 	o := journal.Owner{Fence: journal.Fence{Identity: id}}
 	err := s.row(ctx, `
-		SELECT epoch, activation, node, head, released, since FROM owner
+		SELECT epoch, activation, node, head, released, since, hash, erased, anchor FROM owner
 		WHERE tenant = $1 AND kind = $2 AND id = $3`,
-		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &o.Since)
+		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &o.Since, &o.Hash, &o.Erased, &o.Anchor)
 	if isNoRows(err) {
 		return journal.Owner{}, fmt.Errorf("%w: %s was never activated", journal.ErrNotFound, id)
 	}
@@ -55,13 +55,13 @@ func (s *Store) Events(ctx context.Context, id journal.Identity, after int64, li
 		return nil, nil
 	}
 	return collect(ctx, s.commits, `
-		SELECT seq, time, type, principal, request_id, data FROM events
+		SELECT seq, time, type, principal, request_id, data, remote, hash FROM events
 		WHERE tenant = $1 AND kind = $2 AND id = $3
 		  AND seq > greatest($4::bigint, (SELECT erased FROM owner WHERE tenant = $1 AND kind = $2 AND id = $3))
 		ORDER BY seq LIMIT $5`,
 		[]any{id.Tenant, id.Kind, id.ID, after, limit}, func(r pgx.CollectableRow) (journal.Event, error) {
 			var e journal.Event
-			err := r.Scan(&e.Seq, &e.Time, &e.Type, &e.Principal, &e.RequestID, &e.Data)
+			err := r.Scan(&e.Seq, &e.Time, &e.Type, &e.Principal, &e.RequestID, &e.Data, &e.Remote, &e.Hash)
 			e.Time = e.Time.UTC()
 			return e, err
 		})

@@ -20,10 +20,10 @@ func fenceArgs(f journal.Fence, more ...any) []any {
 }
 
 const saveSnapshot = `WITH fenced AS (` + holderRow + `), put AS (
-	INSERT INTO snapshots AS s (tenant, kind, id, seq, packed, state_sum, state)
-	SELECT $1, $2, $3, $6::bigint, $7::boolean, $8::bigint, $9::bytea FROM fenced WHERE $6::bigint BETWEEN erased AND head
+	INSERT INTO snapshots AS s (tenant, kind, id, seq, packed, state_sum, state, hash)
+	SELECT $1, $2, $3, $6::bigint, $7::boolean, $8::bigint, $9::bytea, $10::bytea FROM fenced WHERE $6::bigint BETWEEN erased AND head
 	ON CONFLICT (tenant, kind, id) DO UPDATE SET
-		seq = excluded.seq, packed = excluded.packed, state_sum = excluded.state_sum, state = excluded.state
+		seq = excluded.seq, packed = excluded.packed, state_sum = excluded.state_sum, state = excluded.state, hash = excluded.hash
 	WHERE excluded.seq >= s.seq)
 	SELECT head FROM fenced`
 
@@ -39,13 +39,13 @@ func (s *Store) SaveSnapshot(ctx context.Context, f journal.Fence, snap journal.
 	state, packed := s.codec.Pack(snap.State)
 	sum := int64(s.codec.Sum(snap.State))
 	return s.commits.write(ctx, func(ctx context.Context, q querier) error {
-		return saveSnapshotOn(ctx, q, f, snap.Seq, packed, sum, blob(state))
+		return saveSnapshotOn(ctx, q, f, snap.Seq, packed, sum, blob(state), blob(snap.Hash))
 	})
 }
 
-func saveSnapshotOn(ctx context.Context, q querier, f journal.Fence, seq int64, packed bool, sum int64, state []byte) error {
+func saveSnapshotOn(ctx context.Context, q querier, f journal.Fence, seq int64, packed bool, sum int64, state, hash []byte) error {
 	var head int64
-	err := q.QueryRow(ctx, saveSnapshot, fenceArgs(f, seq, packed, sum, state)...).Scan(&head)
+	err := q.QueryRow(ctx, saveSnapshot, fenceArgs(f, seq, packed, sum, state, hash)...).Scan(&head)
 	switch {
 	case isNoRows(err):
 		return fenced(f)
@@ -68,8 +68,8 @@ func (s *Store) LoadSnapshot(ctx context.Context, id journal.Identity) (journal.
 		stored []byte
 	)
 	err := s.row(ctx, `
-		SELECT seq, packed, state_sum, state FROM snapshots WHERE tenant = $1 AND kind = $2 AND id = $3`,
-		[]any{id.Tenant, id.Kind, id.ID}, &snap.Seq, &packed, &sum, &stored)
+		SELECT seq, packed, state_sum, state, hash FROM snapshots WHERE tenant = $1 AND kind = $2 AND id = $3`,
+		[]any{id.Tenant, id.Kind, id.ID}, &snap.Seq, &packed, &sum, &stored, &snap.Hash)
 	if isNoRows(err) {
 		return journal.Snapshot{}, fmt.Errorf("%w: snapshot of %s", journal.ErrNotFound, id)
 	}

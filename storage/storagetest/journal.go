@@ -25,7 +25,7 @@ func eventsComeBack(t *testing.T, s *suite) {
 	id := grain("acme", "k1")
 	f, _ := s.acquire(t, id)
 	want := events(0, 3)
-	want[1].Data, want[1].Principal, want[1].RequestID = nil, "", ""
+	want[1].Data, want[1].Principal, want[1].RequestID, want[1].Remote, want[1].Hash = nil, "", "", "", nil
 	want[2].Data = []byte{0, 255, 0, '\'', '"', 1}
 	must(t, s.Journal.Append(s.ctx, f, journal.Batch{Events: want[:1]}))
 	must(t, s.Journal.Append(s.ctx, f, journal.Batch{Head: 1, Events: want[1:]}))

@@ -71,7 +71,7 @@ func Run(t *testing.T, open func(t *testing.T) Stores, opts Options) {
 		promises []promise
 	}{
 		{"Fence", fencePromises()}, {"FencedReads", fencedReadPromises()}, {"FencedBulk", fencedBulkPromises()},
-		{"Journal", journalPromises()}, {"Idempotency", idempotencyPromises()},
+		{"Journal", journalPromises()}, {"Chains", chainPromises()}, {"Idempotency", idempotencyPromises()},
 		{"Wakeups", wakeupPromises()}, {"DeadLetters", deadLetterPromises()}, {"Counters", counterPromises()}, {"Snapshots", snapshotPromises()}, {"Index", indexPromises()}, {"Erase", erasePromises()},
 		{"Isolation", isolationPromises()}, {"Chunks", chunkPromises()}, {"Vectors", vectorPromises()},
 		{"Delete", deletePromises()}, {"Blobs", blobPromises()}, {"Concurrency", concurrencyPromises()},
@@ -155,6 +155,7 @@ func events(head int64, n int) []journal.Event {
 		out[i] = journal.Event{
 			Seq: seq, Time: at(time.Duration(seq) * time.Second), Type: "document.added",
 			Data: fmt.Appendf(nil, "event %d", seq), Principal: "alice", RequestID: fmt.Sprintf("r%d", seq),
+			Remote: "192.0.2.1", Hash: noise(uint64(seq), journal.HashSize),
 		}
 	}
 	return out
@@ -211,7 +212,8 @@ func sameEvents(t *testing.T, got, want []journal.Event) {
 	for i := range got {
 		g, w := got[i], want[i]
 		same := g.Seq == w.Seq && g.Time.Equal(w.Time) && g.Type == w.Type &&
-			bytes.Equal(g.Data, w.Data) && g.Principal == w.Principal && g.RequestID == w.RequestID
+			bytes.Equal(g.Data, w.Data) && g.Principal == w.Principal && g.RequestID == w.RequestID &&
+			g.Remote == w.Remote && bytes.Equal(g.Hash, w.Hash)
 		if !same {
 			t.Fatalf("event %d: got %+v, want %+v", i, g, w)
 		}
