@@ -63,11 +63,12 @@ lint: ## golangci-lint, the import direction included
 	$(LINT) run ./...
 
 .PHONY: generate
-generate: ## Generate code from the protos
+generate: ## Generate code from the protos, and the table of permissions
 	$(GO) run ./cmd/internal/protodeps build/proto-deps
 	$(BUF) lint
 	rm -rf proto/gen
 	$(BUF) generate
+	$(GO) run ./cmd/internal/permissions gateway/permissions_gen.go
 
 .PHONY: checkgenerate
 checkgenerate: ## Prove that the committed generated code is fresh

@@ -83,7 +83,7 @@ func (c *client) call(m *nodev1.KnowledgeBaseCall) (*nodev1.KnowledgeBaseReply, 
 
 func (c *client) callCtx(ctx context.Context, m *nodev1.KnowledgeBaseCall) (*nodev1.KnowledgeBaseReply, error) {
 	if m.Header == nil {
-		m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester"}
+		m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester", Internal: true}
 	}
 	r, err := c.send(ctx, m)
 	if err != nil {
@@ -99,7 +99,7 @@ func (c *client) callCtx(ctx context.Context, m *nodev1.KnowledgeBaseCall) (*nod
 
 // keyed makes a call a keyed one.
 func keyed(m *nodev1.KnowledgeBaseCall, key string) *nodev1.KnowledgeBaseCall {
-	m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester", Method: "m", IdempotencyKey: key}
+	m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester", Internal: true, Method: "m", IdempotencyKey: key}
 	return m
 }
 

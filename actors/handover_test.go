@@ -327,7 +327,7 @@ func TestTenantIsHandedOver_A4(t *testing.T) {
 		}
 		for _, p := range []*peer{a, b} {
 			reply, err := p.Ask(t.Context(), actors.KindTenant, tenant, tenant, &nodev1.TenantCall{
-				Header:    &nodev1.Header{Tenant: tenant, Principal: "tester"},
+				Header:    &nodev1.Header{Tenant: tenant, Principal: "tester", Internal: true},
 				Operation: &nodev1.TenantCall_List{List: &granaryv1.ListKnowledgeBasesRequest{}}})
 			if err != nil || len(reply.(*nodev1.TenantReply).GetList().GetKnowledgeBases()) != 1 {
 				t.Errorf("%v, %v", reply, err)

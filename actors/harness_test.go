@@ -196,7 +196,7 @@ const tenant = "acme"
 // tenantCall asks the tenant.
 func (w *world) tenantCall(m *nodev1.TenantCall) *nodev1.TenantReply {
 	w.t.Helper()
-	m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester"}
+	m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester", Internal: true}
 	r, err := w.ask(w.t.Context(), actors.KindTenant, tenant, m)
 	if err != nil {
 		w.t.Fatalf("tenant: %v", err)

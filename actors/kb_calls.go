@@ -46,6 +46,10 @@ func (g *kbGrain) serve(c call, m *nodev1.KnowledgeBaseCall) {
 		c.Reply(nil, g.broken)
 		return
 	}
+	if err := g.authorize(m); err != nil {
+		g.answer(c, errorReply(err))
+		return
+	}
 	switch op := m.GetOperation().(type) {
 	case *nodev1.KnowledgeBaseCall_Get:
 		g.withSettings(orReply(c, func() { g.answer(c, g.get()) }))
@@ -146,7 +150,7 @@ func (g *kbGrain) describe() *granaryv1.KnowledgeBase {
 		Config: configProto(g.kb.Config()), EffectiveConfig: effectiveProto(eff, g.kb.ConfigVersion(), s.version),
 		DocumentCounts: make(map[string]int64), ChunkCount: g.kb.Chunks(), SourceBytes: g.kb.SourceBytes(),
 		CreateTime: timestamp(g.kb.CreatedAt()), UpdateTime: timestamp(g.kb.UpdatedAt()), Revision: g.head,
-		Etag: g.kb.Etag(), DocumentLimit: s.limits.DocumentsPerKB,
+		Etag: g.kb.Etag(), Workspace: g.kb.Workspace(), DocumentLimit: s.limits.DocumentsPerKB,
 	}
 	for _, st := range kb.States() {
 		if n := g.kb.Count(st); n > 0 {

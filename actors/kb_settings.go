@@ -64,7 +64,7 @@ func (g *kbGrain) askSettings() {
 func (g *kbGrain) askTenant(m *nodev1.TenantCall) (*nodev1.TenantReply, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), askTimeout)
 	defer cancel()
-	m.Header = &nodev1.Header{Tenant: g.id.Tenant, Principal: system.principal}
+	m.Header = &nodev1.Header{Tenant: g.id.Tenant, Principal: system.principal, Internal: true}
 	r, err := g.deps.Asker.Ask(ctx, KindTenant, g.id.Tenant, g.id.Tenant, m)
 	if err != nil {
 		return nil, err
@@ -121,7 +121,7 @@ func (g *kbGrain) unlist(uid string) error {
 func (g *kbGrain) register(then func()) {
 	g.busy().listing = true
 	entry := &nodev1.RegisterKnowledgeBase{Id: g.id.ID, Uid: g.kb.UID(), DisplayName: g.kb.DisplayName(),
-		CreateTime: timestamppb.New(g.kb.CreatedAt())}
+		Workspace: g.kb.Workspace(), CreateTime: timestamppb.New(g.kb.CreatedAt())}
 	g.aside(func(context.Context) error {
 		_, err := g.askTenant(&nodev1.TenantCall{Operation: &nodev1.TenantCall_Register{Register: entry}})
 		return err
@@ -129,7 +129,8 @@ func (g *kbGrain) register(then func()) {
 		g.work.listing = false
 		if err != nil {
 			g.log().Warn("not registered with the tenant yet", "error", err)
-		} else if g.kb.UID() == entry.GetUid() && !g.kb.Listed() && g.kb.Phase() == kb.PhaseActive {
+		} else if g.kb.UID() == entry.GetUid() && !g.kb.Listed() && g.kb.Phase() == kb.PhaseActive &&
+			g.kb.DisplayName() == entry.GetDisplayName() && g.kb.Workspace() == entry.GetWorkspace() {
 			g.record([]kb.Event{&kb.Registered{}}, nil)
 		}
 		then()

@@ -60,5 +60,9 @@ func (g *kbGrain) answerStale(s *staleSearch) {
 		s.call.Reply(nil, readError()) // nothing is known here that could be told
 		return
 	}
+	if err := g.authorize(s.request); err != nil {
+		s.call.Reply(errorReply(err), nil)
+		return
+	}
 	g.withSettings(orReply(s.call, func() { g.search(s.call, s.request.GetSearch(), true) }))
 }

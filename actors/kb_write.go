@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"slices"
+
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
@@ -191,12 +193,15 @@ func (g *kbGrain) decideCreate(r *granaryv1.CreateKnowledgeBaseRequest) (decisio
 		return decision{}, err
 	}
 	events, err := g.kb.Create(uuid.NewString(), r.GetDisplayName(), r.GetDescription(), config)
+	if w := kb.WorkspaceOr(r.GetWorkspace()); err == nil && w != kb.DefaultWorkspace {
+		events = append(events, &kb.Placed{Workspace: w})
+	}
 	d := decision{events: events, reply: g.kbReply, after: g.register}
 	if r.GetValidateOnly() {
 		d.reply = func() *nodev1.KnowledgeBaseReply {
 			return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_KnowledgeBase{
 				KnowledgeBase: &granaryv1.KnowledgeBase{Name: kbName(g.id.ID), DisplayName: r.GetDisplayName(),
-					Description: r.GetDescription(), Config: r.GetConfig()}}}
+					Description: r.GetDescription(), Config: r.GetConfig(), Workspace: kb.WorkspaceOr(r.GetWorkspace())}}}
 		}
 	}
 	return d, err
@@ -204,7 +209,7 @@ func (g *kbGrain) decideCreate(r *granaryv1.CreateKnowledgeBaseRequest) (decisio
 
 func (g *kbGrain) decideUpdate(r *granaryv1.UpdateKnowledgeBaseRequest) (decision, error) {
 	k := r.GetKnowledgeBase()
-	events, err := g.kb.Update(k.GetEtag(), k.GetDisplayName(), k.GetDescription(), configOf(k.GetConfig()), r.GetUpdateMask().GetPaths())
+	events, err := g.update(k, r.GetUpdateMask().GetPaths())
 	if err != nil {
 		return decision{}, err
 	}
@@ -215,7 +220,40 @@ func (g *kbGrain) decideUpdate(r *granaryv1.UpdateKnowledgeBaseRequest) (decisio
 			}
 		}
 	}
-	return decision{events: events, reply: g.kbReply}, nil
+	d := decision{events: events, reply: g.kbReply}
+	if relisted(g.kb, events) {
+		d.after = g.register
+	}
+	return d, nil
+}
+
+// update decides what changes along the paths of a mask; the workspace is one
+// that has an event of its own.
+func (g *kbGrain) update(k *granaryv1.KnowledgeBase, mask []string) (events []kb.Event, err error) {
+	rest := slices.DeleteFunc(slices.Clone(mask), func(path string) bool { return path == pathWorkspace })
+	if len(rest) > 0 || len(mask) == 0 {
+		if events, err = g.kb.Update(k.GetEtag(), k.GetDisplayName(), k.GetDescription(), configOf(k.GetConfig()), rest); err != nil {
+			return nil, err
+		}
+	}
+	if len(rest) == len(mask) {
+		return events, nil
+	}
+	moved, err := g.kb.Move(k.GetEtag(), k.GetWorkspace())
+	return append(events, moved...), err
+}
+
+// relisted reports whether the tenant's list says something else after these events.
+func relisted(k *kb.KB, events []kb.Event) bool {
+	return slices.ContainsFunc(events, func(e kb.Event) bool {
+		switch e := e.(type) {
+		case *kb.Updated:
+			return e.DisplayName != k.DisplayName()
+		case *kb.Placed:
+			return true
+		}
+		return false
+	})
 }
 
 func (g *kbGrain) decideAdd(r *nodev1.AddDocument) (decision, error) {

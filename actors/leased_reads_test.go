@@ -17,7 +17,7 @@ import (
 // direct asks this node's activation, whatever any view says.
 func (p *peer) direct(id string, m *nodev1.KnowledgeBaseCall) (*nodev1.KnowledgeBaseReply, error) {
 	if m.Header == nil {
-		m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester"}
+		m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester", Internal: true}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()

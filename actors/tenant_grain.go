@@ -218,13 +218,13 @@ func (g *tenantGrain) serve(c call, m *nodev1.TenantCall) {
 		}
 		g.answer(c, &nodev1.TenantReply{Result: &nodev1.TenantReply_Settings{Settings: g.settings()}})
 	case *nodev1.TenantCall_List:
-		g.answer(c, g.list(op.List))
+		g.answer(c, g.list(m.GetHeader(), op.List))
 	case *nodev1.TenantCall_UpdateConfig:
 		g.updateConfig(c, m.GetHeader(), op.UpdateConfig, false)
 	case *nodev1.TenantCall_Register:
 		r := op.Register
 		g.subscribe(r.GetId())
-		entry := kb.KBEntry{ID: r.GetId(), UID: r.GetUid(), DisplayName: r.GetDisplayName(), Created: r.GetCreateTime().AsTime()}
+		entry := kb.KBEntry{ID: r.GetId(), UID: r.GetUid(), DisplayName: r.GetDisplayName(), Workspace: r.GetWorkspace(), Created: r.GetCreateTime().AsTime()}
 		g.decide(c, m.GetHeader(), func() []kb.Event { return g.tenant.Register(entry) }, false)
 	case *nodev1.TenantCall_Unregister:
 		if at, found := slices.BinarySearch(g.subscribers, op.Unregister.GetId()); found {
@@ -341,7 +341,7 @@ func (g *tenantGrain) publish(s *nodev1.TenantSettings, then func()) {
 		ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
 		defer cancel()
 		for _, id := range ids {
-			m := &nodev1.KnowledgeBaseCall{Header: &nodev1.Header{Tenant: g.id.Tenant, Principal: system.principal},
+			m := &nodev1.KnowledgeBaseCall{Header: &nodev1.Header{Tenant: g.id.Tenant, Principal: system.principal, Internal: true},
 				Operation: &nodev1.KnowledgeBaseCall_TenantChanged{TenantChanged: s}}
 			if _, err := g.deps.Asker.Ask(ctx, KindKB, g.id.Tenant, id, m); err != nil {
 				g.log().Warn("knowledge base not told of the tenant's settings", "kb", id, "error", err)
@@ -363,7 +363,8 @@ func (g *tenantGrain) tenantReply() *nodev1.TenantReply {
 		State: granaryv1.TenantState_TENANT_STATE_ACTIVE}}}
 }
 
-func (g *tenantGrain) list(r *granaryv1.ListKnowledgeBasesRequest) *nodev1.TenantReply {
+// list gives the knowledge bases the caller may view.
+func (g *tenantGrain) list(h *nodev1.Header, r *granaryv1.ListKnowledgeBasesRequest) *nodev1.TenantReply {
 	after := ""
 	if t := r.GetPageToken(); t != "" {
 		var ok bool
@@ -371,11 +372,15 @@ func (g *tenantGrain) list(r *granaryv1.ListKnowledgeBasesRequest) *nodev1.Tenan
 			return tenantError(pageTokenError())
 		}
 	}
-	page, more := g.tenant.List(after, pageSize(r.GetPageSize(), 1000))
+	grants := grantsOf(h)
+	page, more := g.tenant.ListWhere(after, pageSize(r.GetPageSize(), 1000), func(e kb.KBEntry) bool {
+		w := kb.WorkspaceOr(e.Workspace)
+		return (r.GetWorkspace() == "" || r.GetWorkspace() == w) && (h.GetInternal() || kb.AllowsKB(grants, kb.RoleViewer, w, e.ID))
+	})
 	out := &granaryv1.ListKnowledgeBasesResponse{}
 	for _, e := range page {
 		out.KnowledgeBases = append(out.KnowledgeBases, &granaryv1.KnowledgeBase{Name: kbName(e.ID), Uid: e.UID,
-			DisplayName: e.DisplayName, CreateTime: timestamp(e.Created)})
+			DisplayName: e.DisplayName, Workspace: kb.WorkspaceOr(e.Workspace), CreateTime: timestamp(e.Created)})
 	}
 	if more {
 		out.NextPageToken = makeNameToken(page[len(page)-1].ID)

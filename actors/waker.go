@@ -162,7 +162,7 @@ func (w *Waker) wakeAll(ctx context.Context, rows []journal.DueWakeup) {
 func (w *Waker) wake(ctx context.Context, r journal.DueWakeup) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	h := &nodev1.Header{Tenant: r.Identity.Tenant, Principal: system.principal}
+	h := &nodev1.Header{Tenant: r.Identity.Tenant, Principal: system.principal, Internal: true}
 	id := r.Identity
 	if id.Kind == KindTenant {
 		_, err := w.deps.Asker.Ask(ctx, id.Kind, id.Tenant, id.ID, &nodev1.TenantCall{Header: h,

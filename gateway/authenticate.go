@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -11,59 +10,7 @@ import (
 
 	"connectrpc.com/connect/v2"
 	"granary.dev/granary/actors/kb"
-	v1 "granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
-
-// methodRoles names the role each method needs. A method without a row is refused.
-var methodRoles = map[string]string{
-	v1.TenantServiceGetTenantProcedure:          RoleViewer,
-	v1.TenantServiceGetUsageProcedure:           RoleViewer,
-	v1.TenantServiceUpdateTenantConfigProcedure: RoleAdmin,
-
-	v1.KnowledgeBaseServiceCreateKnowledgeBaseProcedure: RoleEditor,
-	v1.KnowledgeBaseServiceGetKnowledgeBaseProcedure:    RoleViewer,
-	v1.KnowledgeBaseServiceListKnowledgeBasesProcedure:  RoleViewer,
-	v1.KnowledgeBaseServiceUpdateKnowledgeBaseProcedure: RoleEditor,
-	v1.KnowledgeBaseServiceDeleteKnowledgeBaseProcedure: RoleAdmin,
-
-	v1.DocumentServiceCreateDocumentProcedure:    RoleEditor,
-	v1.DocumentServiceUploadDocumentProcedure:    RoleEditor,
-	v1.DocumentServiceAppendUploadProcedure:      RoleEditor,
-	v1.DocumentServiceGetDocumentProcedure:       RoleViewer,
-	v1.DocumentServiceListDocumentsProcedure:     RoleViewer,
-	v1.DocumentServiceDeleteDocumentProcedure:    RoleEditor,
-	v1.DocumentServiceCancelDocumentProcedure:    RoleEditor,
-	v1.DocumentServiceReprocessDocumentProcedure: RoleEditor,
-	v1.DocumentServiceListChunksProcedure:        RoleViewer,
-	v1.DocumentServiceGetDocumentTextProcedure:   RoleViewer,
-
-	v1.SearchServiceSearchProcedure:     RoleViewer,
-	v1.EventServiceWatchEventsProcedure: RoleViewer,
-}
-
-// operatorRoles is the same table for operators.
-var operatorRoles = map[string]string{
-	v1.ClusterServiceListNodesProcedure:        RoleOperator,
-	v1.ClusterServiceGetViewProcedure:          RoleOperator,
-	v1.ClusterServiceGetPlacementProcedure:     RoleOperator,
-	v1.ClusterServiceListActivationsProcedure:  RoleOperator,
-	v1.ClusterServiceGetClusterHealthProcedure: RoleOperator,
-	v1.ClusterServiceDrainNodeProcedure:        RoleOperator,
-	v1.ClusterServiceRelocateTenantProcedure:   RoleOperator,
-	v1.ClusterServiceRebalanceProcedure:        RoleOperator,
-	v1.ClusterServiceListDeadLettersProcedure:  RoleOperator,
-	v1.ClusterServiceRetryDeadLetterProcedure:  RoleOperator,
-}
-
-// checkRoles refuses a server that has a method without a row.
-func checkRoles(server *connect.Server, roles map[string]string) error {
-	for spec := range server.Specs() {
-		if roles[spec.Procedure] == "" {
-			return fmt.Errorf("gateway: no role is set for %s", spec.Procedure)
-		}
-	}
-	return nil
-}
 
 // maxTokenBytes bounds what is hashed and parsed for somebody not known yet.
 const maxTokenBytes = 8 << 10
@@ -101,23 +48,24 @@ func unauthenticated() *kb.Error {
 type caller struct {
 	// verify notes who it is in the call and tells when the credential ends.
 	verify func(ctx context.Context, token string, c *call) (time.Time, error)
-	may    func(c *call, role string) bool
-	roles  map[string]string
+	may    func(c *call, need permission) bool
 }
 
 // authenticate admits principals of tenants, and nobody else.
 func (g *Gateway) authenticate(next connect.ServerFunc) connect.ServerFunc {
 	return g.admit(next, caller{
-		verify: g.verifyPrincipal, roles: methodRoles,
-		may: func(c *call, role string) bool { return c.principal.may(role) },
+		verify: g.verifyPrincipal,
+		may:    func(c *call, need permission) bool { return c.principal.may(need) },
 	})
 }
 
 // authenticateOperator admits operators, and nobody else.
 func (g *Gateway) authenticateOperator(next connect.ServerFunc) connect.ServerFunc {
 	return g.admit(next, caller{
-		verify: g.verifyOperator, roles: operatorRoles,
-		may: func(c *call, role string) bool { return slices.Contains(c.operator.Roles, role) },
+		verify: g.verifyOperator,
+		may: func(c *call, need permission) bool {
+			return need.scope == scopeCluster && slices.Contains(c.operator.Roles, need.role)
+		},
 	})
 }
 
@@ -178,6 +126,9 @@ func (g *Gateway) verifyPrincipal(ctx context.Context, token string, c *call) (t
 	if err != nil {
 		return time.Time{}, err
 	}
+	if p.Grants == nil {
+		p.Grants = tokenGrants(p)
+	}
 	c.principal = p
 	return p.Expires, nil
 }
@@ -198,13 +149,13 @@ func (g *Gateway) verifyOperator(ctx context.Context, token string, c *call) (ti
 }
 
 func (who caller) authorize(c *call, procedure string) error {
-	role, ok := who.roles[procedure]
+	need, ok := permissions[procedure]
 	if !ok {
-		return errors.New("gateway: no role is set for " + procedure)
+		return errors.New("gateway: no permission is set for " + procedure)
 	}
-	if !who.may(c, role) {
-		return kb.Errorf(kb.CodePermissionDenied, kb.ReasonPermission, "This needs the role %s.", role).
-			With("required_role", role)
+	if !who.may(c, need) {
+		return kb.Errorf(kb.CodePermissionDenied, kb.ReasonPermission, "This needs the role %s.", need.role).
+			With("required_role", need.role)
 	}
 	return nil
 }

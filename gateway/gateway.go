@@ -126,7 +126,7 @@ func New(cfg Config) (*Gateway, error) {
 		uploads: uploadSealer{cfg.UploadKey}, stopped: make(chan struct{}),
 	}
 	api, ops := g.apiServer(), g.operatorServer()
-	if err := errors.Join(checkRoles(api, methodRoles), checkRoles(ops, operatorRoles)); err != nil {
+	if err := errors.Join(checkPermissions(api, false), checkPermissions(ops, true)); err != nil {
 		return nil, err
 	}
 	var err error

@@ -98,6 +98,7 @@ func header(ctx context.Context, key string) (*nodev1.Header, error) {
 	}
 	h := &nodev1.Header{
 		Tenant: c.principal.Tenant, Principal: c.principal.Subject, Roles: c.principal.Roles, RequestId: c.requestID,
+		Grants: grantProtos(c.principal.Grants),
 	}
 	if end, ok := ctx.Deadline(); ok {
 		left := time.Until(end)
@@ -110,6 +111,7 @@ func header(ctx context.Context, key string) (*nodev1.Header, error) {
 	if !ok {
 		return nil, errors.New("gateway: call without call info")
 	}
+	h.RequiredRole = permissions[info.Spec.Procedure].role
 	if info.Spec.IdempotencyLevel == connect.IdempotencyNoSideEffects {
 		return h, nil
 	}

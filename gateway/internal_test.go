@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -20,72 +19,74 @@ import (
 	"granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
 
-func TestEveryRPCHasARoleAndAHandler_B1_A7(t *testing.T) {
+func TestEveryRPCHasAPermissionAndAHandler_B1_A7(t *testing.T) {
 	g := &Gateway{}
-	served := map[string]map[string]string{} // the table of each procedure's server
-	for procedures, roles := range map[*connect.Server]map[string]string{
-		g.apiServer(): methodRoles, g.operatorServer(): operatorRoles,
-	} {
-		for spec := range procedures.Specs() {
-			if served[spec.Procedure] != nil {
+	served := map[string]bool{}
+	for server, operators := range map[*connect.Server]bool{g.apiServer(): false, g.operatorServer(): true} {
+		if err := checkPermissions(server, operators); err != nil {
+			t.Error(err)
+		}
+		if checkPermissions(server, !operators) == nil {
+			t.Error("the methods of tenants and of operators are not told apart")
+		}
+		for spec := range server.Specs() {
+			if served[spec.Procedure] {
 				t.Errorf("%s is served twice", spec.Procedure)
 			}
-			served[spec.Procedure] = roles
+			served[spec.Procedure] = true
 		}
 	}
-	n := 0
 	protoregistry.GlobalFiles.RangeFilesByPackage("granary.v1", func(f protoreflect.FileDescriptor) bool {
 		for i := range f.Services().Len() {
 			s := f.Services().Get(i)
 			for j := range s.Methods().Len() {
-				n++
 				procedure := fmt.Sprintf("/%s/%s", s.FullName(), s.Methods().Get(j).Name())
-				if served[procedure][procedure] == "" {
-					t.Errorf("%s is not served, or has no row in its server's table", procedure)
+				if !served[procedure] || permissions[procedure].role == "" {
+					t.Errorf("%s is not served, or has no permission", procedure)
 				}
-				if s.Name() == "ClusterService" != (operatorRoles[procedure] != "") {
-					t.Errorf("%s is served to the wrong callers", procedure)
-				}
+				delete(served, procedure)
 			}
 		}
 		return true
 	})
-	if n != len(methodRoles)+len(operatorRoles) || n != len(served) {
-		t.Errorf("%d RPCs, %d + %d roles, %d served", n, len(methodRoles), len(operatorRoles), len(served))
-	}
-	for procedure, role := range methodRoles {
-		if !(Principal{Roles: []string{RoleAdmin}}).may(role) {
-			t.Errorf("%s needs %q, which an admin has not", procedure, role)
-		}
-	}
-	if (Principal{Roles: []string{"root", "", "Admin"}}).may(RoleViewer) || (Principal{Roles: []string{RoleAdmin}}).may("") ||
-		(Principal{Roles: []string{RoleAdmin, RoleOperator}}).may(RoleOperator) {
-		t.Error("an unknown role grants something")
+	if len(served) > 0 {
+		t.Errorf("served, and in no proto: %v", served)
 	}
 }
 
-func TestAMethodWithoutARoleIsNotServed_B1_A7(t *testing.T) {
-	g := &Gateway{}
+func TestRolesOpenWhatTheirScopeSays_B1(t *testing.T) {
+	tenantAdmin := []kb.Grant{{Role: kb.RoleAdmin}}
 	for _, c := range []struct {
-		server    *connect.Server
-		roles     map[string]string
-		procedure string
+		grants []kb.Grant
+		need   permission
+		may    bool
 	}{
-		{g.apiServer(), methodRoles, granaryv1connect.SearchServiceSearchProcedure},
-		{g.operatorServer(), operatorRoles, granaryv1connect.ClusterServiceDrainNodeProcedure},
+		{tenantAdmin, permission{RoleAdmin, scopeTenant}, true},
+		{tenantAdmin, permission{RoleViewer, scopeKnowledgeBase}, true},
+		{tenantAdmin, permission{RoleOperator, scopeCluster}, false},
+		{tenantAdmin, permission{RoleOperator, scopeTenant}, false},
+		{tenantAdmin, permission{}, false},
+		{[]kb.Grant{{Role: kb.RoleEditor, KnowledgeBase: "a"}}, permission{RoleEditor, scopeKnowledgeBase}, true},
+		{[]kb.Grant{{Role: kb.RoleEditor, KnowledgeBase: "a"}}, permission{RoleEditor, scopeAnywhere}, true},
+		{[]kb.Grant{{Role: kb.RoleEditor, KnowledgeBase: "a"}}, permission{RoleAdmin, scopeKnowledgeBase}, false},
+		{[]kb.Grant{{Role: kb.RoleAdmin, Workspace: "w"}}, permission{RoleViewer, scopeTenant}, false},
+		{[]kb.Grant{{Role: "root"}, {Role: ""}, {Role: "Admin"}}, permission{RoleViewer, scopeAnywhere}, false},
+		{nil, permission{RoleViewer, scopeAnywhere}, false},
 	} {
-		if err := checkRoles(c.server, c.roles); err != nil {
-			t.Fatal(err)
-		}
-		short := maps.Clone(c.roles)
-		delete(short, c.procedure)
-		if err := checkRoles(c.server, short); err == nil || !strings.Contains(err.Error(), c.procedure) {
-			t.Errorf("without a row for %s: %v", c.procedure, err)
+		if got := (Principal{Grants: c.grants}).may(c.need); got != c.may {
+			t.Errorf("%v with %v: %v", c.grants, c.need, got)
 		}
 	}
-	row := operatorRoles[granaryv1connect.ClusterServiceDrainNodeProcedure]
-	delete(operatorRoles, granaryv1connect.ClusterServiceDrainNodeProcedure)
-	defer func() { operatorRoles[granaryv1connect.ClusterServiceDrainNodeProcedure] = row }()
+	grants := tokenGrants(Principal{Roles: []string{"root", "", "Admin", RoleEditor}, Workspace: "w"})
+	if len(grants) != 1 || grants[0] != (kb.Grant{Role: kb.RoleEditor, Workspace: "w"}) {
+		t.Errorf("a token's roles give %v", grants)
+	}
+}
+
+func TestAMethodWithoutAPermissionIsNotServed_B1_A7(t *testing.T) {
+	row := permissions[granaryv1connect.ClusterServiceDrainNodeProcedure]
+	delete(permissions, granaryv1connect.ClusterServiceDrainNodeProcedure)
+	defer func() { permissions[granaryv1connect.ClusterServiceDrainNodeProcedure] = row }()
 	cfg := Config{Grains: noGrains{}, Blobs: noBlobs{}, Verifier: noVerifier{}, UploadKey: Secret(strings.Repeat("k", minUploadKey))}
 	if g, err := New(cfg); err == nil || g != nil || !strings.Contains(err.Error(), "DrainNode") {
 		t.Errorf("New makes a gateway: %v", err)

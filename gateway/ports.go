@@ -6,7 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"regexp"
-	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -89,9 +89,14 @@ var tenantPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 // digits and hyphens, no hyphen at either end.
 func ValidTenant(id string) bool { return tenantPattern.MatchString(id) }
 
+// keySubject begins the subject of an API key, and of nothing else.
+const keySubject = "key:"
+
 // Valid reports whether tenant and subject are fit to address and record with.
+// A token cannot take the name of an API key, nor anybody that of the cluster.
 func (p Principal) Valid() bool {
-	return ValidTenant(p.Tenant) && validSubject(p.Subject)
+	return ValidTenant(p.Tenant) && validSubject(p.Subject) && p.Subject != "system" &&
+		strings.HasPrefix(p.Subject, keySubject) == (p.KeyID != "")
 }
 
 func validSubject(s string) bool {
@@ -104,14 +109,6 @@ func validSubject(s string) bool {
 		}
 	}
 	return true
-}
-
-func (p Principal) may(role string) bool {
-	order := []string{RoleViewer, RoleEditor, RoleAdmin}
-	need := slices.Index(order, role)
-	return need >= 0 && slices.ContainsFunc(p.Roles, func(r string) bool {
-		return slices.Index(order, r) >= need
-	})
 }
 
 // Secret is key material. It prints as [redacted], whatever the verb.

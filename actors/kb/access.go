@@ -23,6 +23,17 @@ func (r Role) Covers(need Role) bool {
 	return ValidRole(need) && slices.Index(roleOrder, r) >= slices.Index(roleOrder, need)
 }
 
+// DefaultWorkspace is where a knowledge base is that was not put into another.
+const DefaultWorkspace = "default"
+
+// WorkspaceOr gives the default for a workspace that is not named.
+func WorkspaceOr(id string) string {
+	if id == "" {
+		return DefaultWorkspace
+	}
+	return id
+}
+
 // Grant is a role and where it holds: in one knowledge base, in the knowledge
 // bases of one workspace, or (both empty) in the whole tenant. A grant that names
 // both holds in that knowledge base while it is in that workspace.

@@ -21,10 +21,16 @@ func ValidDocumentID(id string) bool { return docIDPattern.MatchString(id) }
 // Exists fails unless the knowledge base can be read and written.
 func (k *KB) Exists() error {
 	if k.phase != PhaseActive {
-		return Errorf(CodeNotFound, ReasonKnowledgeBaseNotFound, "knowledge base %q does not exist", k.id).
-			With("knowledge_base", k.id)
+		return k.NoKnowledgeBase()
 	}
 	return nil
+}
+
+// NoKnowledgeBase is the answer for a knowledge base that does not exist, or
+// that the caller may not know of: both read alike.
+func (k *KB) NoKnowledgeBase() *Error {
+	return Errorf(CodeNotFound, ReasonKnowledgeBaseNotFound, "knowledge base %q does not exist", k.id).
+		With("knowledge_base", k.id)
 }
 
 // Create decides a new incarnation.
@@ -71,6 +77,24 @@ func (k *KB) Update(etag, displayName, description string, config Config, mask [
 		}
 	}
 	return []Event{e}, nil
+}
+
+// Move decides the workspace of a knowledge base; nothing when it is in it.
+func (k *KB) Move(etag, workspace string) ([]Event, error) {
+	if err := k.Exists(); err != nil {
+		return nil, err
+	}
+	if err := checkEtag(etag, k.Etag()); err != nil {
+		return nil, err
+	}
+	workspace = WorkspaceOr(workspace)
+	if !ValidID(workspace) {
+		return nil, Errorf(CodeInvalidArgument, ReasonRequestInvalid, "%q is not a workspace id", workspace)
+	}
+	if workspace == k.Workspace() {
+		return nil, nil
+	}
+	return []Event{&Placed{Workspace: workspace}}, nil
 }
 
 func checkEtag(got, want string) error {

@@ -27,6 +27,10 @@ type (
 		Config        Config `json:"config"`
 		ConfigVersion int64  `json:"config_version"`
 	}
+	// Placed puts the knowledge base into a workspace; without one it is in [DefaultWorkspace].
+	Placed struct {
+		Workspace string `json:"workspace"`
+	}
 	// DeleteRequested fences the knowledge base: from here on nothing is found.
 	DeleteRequested struct{}
 	// Deleted says that all bulk data is erased and the name is free.
@@ -128,6 +132,7 @@ type (
 		ID          string    `json:"id"`
 		UID         string    `json:"uid"`
 		DisplayName string    `json:"display_name,omitempty"`
+		Workspace   string    `json:"workspace,omitempty"`
 		Created     time.Time `json:"created"`
 	}
 	// KBUnregistered takes it off the list.
@@ -141,6 +146,7 @@ type (
 func (*Created) Type() string                 { return "kb.created" }
 func (*Registered) Type() string              { return "kb.registered" }
 func (*Updated) Type() string                 { return "kb.updated" }
+func (*Placed) Type() string                  { return "kb.placed" }
 func (*DeleteRequested) Type() string         { return "kb.delete_requested" }
 func (*Deleted) Type() string                 { return "kb.deleted" }
 func (*DocumentAdded) Type() string           { return "document.added" }
@@ -167,6 +173,8 @@ func newEvent(typ string) Event { //nolint:cyclop // one flat table
 		return &Registered{}
 	case "kb.updated":
 		return &Updated{}
+	case "kb.placed":
+		return &Placed{}
 	case "kb.delete_requested":
 		return &DeleteRequested{}
 	case "kb.deleted":

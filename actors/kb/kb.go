@@ -26,9 +26,10 @@ type KB struct {
 	name          string
 	descr         string
 	config        Config
-	configVersion int64 // rises with each Updated
-	listed        bool  // registered with the tenant
-	revision      int64 // sequence number of the last applied event
+	configVersion int64  // rises with each Updated
+	workspace     string // "": DefaultWorkspace
+	listed        bool   // registered with the tenant
+	revision      int64  // sequence number of the last applied event
 	created       time.Time
 	updated       time.Time
 
@@ -66,7 +67,10 @@ func (k *KB) Config() Config { return k.config }
 // ConfigVersion rises with each change of name, description or settings; 1 at creation.
 func (k *KB) ConfigVersion() int64 { return k.configVersion }
 
-// Listed reports whether the tenant is known to list it.
+// Workspace is the group the knowledge base is in.
+func (k *KB) Workspace() string { return WorkspaceOr(k.workspace) }
+
+// Listed reports whether the tenant is known to list it as it is.
 func (k *KB) Listed() bool { return k.listed }
 
 // Revision is the sequence number of the last applied event.
@@ -140,7 +144,11 @@ func (k *KB) Apply(seq int64, at time.Time, e Event) error {
 	case *Registered:
 		k.listed = true
 	case *Updated:
+		k.listed = k.listed && k.name == e.DisplayName // else the tenant lists it under the former name
 		k.name, k.descr, k.config, k.configVersion, k.updated = e.DisplayName, e.Description, e.Config, e.ConfigVersion, at
+	case *Placed:
+		k.listed = k.listed && k.Workspace() == e.Workspace
+		k.workspace, k.updated = e.Workspace, at
 	case *DeleteRequested:
 		k.phase = PhaseDeleting
 	case *Deleted:

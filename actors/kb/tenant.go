@@ -23,6 +23,7 @@ type KBEntry struct {
 	ID          string    `json:"id"`
 	UID         string    `json:"uid"`
 	DisplayName string    `json:"display_name,omitempty"`
+	Workspace   string    `json:"workspace,omitempty"` // "": DefaultWorkspace
 	Created     time.Time `json:"created"`
 }
 
@@ -65,12 +66,12 @@ func (t *Tenant) Configure(etag string, c Config) ([]Event, error) {
 }
 
 // Register decides the listing of a knowledge base; nothing when it is listed
-// under this display name.
+// under this display name and workspace.
 func (t *Tenant) Register(e KBEntry) []Event {
-	if at, listed := t.find(e.ID); listed && t.kbs[at].UID == e.UID && t.kbs[at].DisplayName == e.DisplayName {
+	if at, listed := t.find(e.ID); listed && t.kbs[at].UID == e.UID && t.kbs[at].DisplayName == e.DisplayName && WorkspaceOr(t.kbs[at].Workspace) == WorkspaceOr(e.Workspace) {
 		return nil
 	}
-	return []Event{&KBRegistered{ID: e.ID, UID: e.UID, DisplayName: e.DisplayName, Created: e.Created}}
+	return []Event{&KBRegistered{ID: e.ID, UID: e.UID, DisplayName: e.DisplayName, Workspace: e.Workspace, Created: e.Created}}
 }
 
 // Unregister decides the end of a listing; nothing when it is not listed.
@@ -83,15 +84,25 @@ func (t *Tenant) Unregister(id, uid string) []Event {
 
 // List gives up to limit entries with id > after, by id, and whether more follow.
 func (t *Tenant) List(after string, limit int) (page []KBEntry, more bool) {
+	return t.ListWhere(after, limit, func(KBEntry) bool { return true })
+}
+
+// ListWhere is [Tenant.List] of the entries that keep wants.
+func (t *Tenant) ListWhere(after string, limit int, keep func(KBEntry) bool) (page []KBEntry, more bool) {
 	at, found := t.find(after)
 	if found {
 		at++
 	}
-	rest := t.kbs[at:]
-	if more = len(rest) > limit; more {
-		rest = rest[:limit]
+	for _, e := range t.kbs[at:] {
+		if !keep(e) {
+			continue
+		}
+		if len(page) == limit {
+			return page, true
+		}
+		page = append(page, e)
 	}
-	return slices.Clone(rest), more
+	return page, false
 }
 
 // Lists reports whether a knowledge base is listed.
@@ -114,7 +125,7 @@ func (t *Tenant) Apply(seq int64, e Event) error {
 	case *TenantConfigured:
 		t.config, t.version = e.Config, e.Version
 	case *KBRegistered:
-		t.put(KBEntry{ID: e.ID, UID: e.UID, DisplayName: e.DisplayName, Created: e.Created})
+		t.put(KBEntry{ID: e.ID, UID: e.UID, DisplayName: e.DisplayName, Workspace: e.Workspace, Created: e.Created})
 	case *KBUnregistered:
 		if at, listed := t.find(e.ID); listed {
 			t.kbs = slices.Delete(t.kbs, at, at+1)

@@ -117,7 +117,7 @@ func (r *rig) close(ctx context.Context) error {
 
 // callKB asks a knowledge base and unwraps an error it answers.
 func (r *rig) callKB(ctx context.Context, tenant, id string, m *nodev1.KnowledgeBaseCall) (*nodev1.KnowledgeBaseReply, error) {
-	m.Header = &nodev1.Header{Tenant: tenant, Principal: "bench"}
+	m.Header = &nodev1.Header{Tenant: tenant, Principal: "bench", Internal: true}
 	got, err := (&asker{node: r.node}).Ask(ctx, actors.KindKB, tenant, id, m)
 	if err != nil {
 		return nil, err

@@ -329,7 +329,7 @@ func (o *operators) RetryDeadLetter(ctx context.Context, tenant, name, document 
 		return err
 	}
 	reply, err := o.n.asker.Ask(ctx, actors.KindKB, tenant, name, &nodev1.KnowledgeBaseCall{
-		Header: &nodev1.Header{Tenant: tenant, Principal: "operator"},
+		Header: &nodev1.Header{Tenant: tenant, Principal: "operator", Internal: true},
 		Operation: &nodev1.KnowledgeBaseCall_ReprocessDocument{ReprocessDocument: &granaryv1.ReprocessDocumentRequest{
 			Name: "knowledgeBases/" + name + "/documents/" + document}}})
 	if err != nil {

@@ -2299,7 +2299,7 @@ var File_granary_v1_cluster_proto protoreflect.FileDescriptor
 const file_granary_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"\x18granary/v1/cluster.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfb\x04\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bgranary/v1/permission.proto\"\xfb\x04\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1f\n" +
@@ -2482,18 +2482,18 @@ const file_granary_v1_cluster_proto_rawDesc = "" +
 	"\x18HEALTH_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fHEALTH_STATE_OK\x10\x01\x12\x19\n" +
 	"\x15HEALTH_STATE_DEGRADED\x10\x02\x12\x1c\n" +
-	"\x18HEALTH_STATE_UNAVAILABLE\x10\x032\x83\a\n" +
-	"\x0eClusterService\x12M\n" +
-	"\tListNodes\x12\x1c.granary.v1.ListNodesRequest\x1a\x1d.granary.v1.ListNodesResponse\"\x03\x90\x02\x01\x12G\n" +
-	"\aGetView\x12\x1a.granary.v1.GetViewRequest\x1a\x1b.granary.v1.GetViewResponse\"\x03\x90\x02\x01\x12V\n" +
-	"\fGetPlacement\x12\x1f.granary.v1.GetPlacementRequest\x1a .granary.v1.GetPlacementResponse\"\x03\x90\x02\x01\x12_\n" +
-	"\x0fListActivations\x12\".granary.v1.ListActivationsRequest\x1a#.granary.v1.ListActivationsResponse\"\x03\x90\x02\x01\x12b\n" +
-	"\x10GetClusterHealth\x12#.granary.v1.GetClusterHealthRequest\x1a$.granary.v1.GetClusterHealthResponse\"\x03\x90\x02\x01\x12M\n" +
-	"\tDrainNode\x12\x1c.granary.v1.DrainNodeRequest\x1a\x1d.granary.v1.DrainNodeResponse\"\x03\x90\x02\x02\x12\\\n" +
-	"\x0eRelocateTenant\x12!.granary.v1.RelocateTenantRequest\x1a\".granary.v1.RelocateTenantResponse\"\x03\x90\x02\x02\x12M\n" +
-	"\tRebalance\x12\x1c.granary.v1.RebalanceRequest\x1a\x1d.granary.v1.RebalanceResponse\"\x03\x90\x02\x02\x12_\n" +
-	"\x0fListDeadLetters\x12\".granary.v1.ListDeadLettersRequest\x1a#.granary.v1.ListDeadLettersResponse\"\x03\x90\x02\x01\x12_\n" +
-	"\x0fRetryDeadLetter\x12\".granary.v1.RetryDeadLetterRequest\x1a#.granary.v1.RetryDeadLetterResponse\"\x03\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
+	"\x18HEALTH_STATE_UNAVAILABLE\x10\x032\xd3\a\n" +
+	"\x0eClusterService\x12U\n" +
+	"\tListNodes\x12\x1c.granary.v1.ListNodesRequest\x1a\x1d.granary.v1.ListNodesResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12O\n" +
+	"\aGetView\x12\x1a.granary.v1.GetViewRequest\x1a\x1b.granary.v1.GetViewResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12^\n" +
+	"\fGetPlacement\x12\x1f.granary.v1.GetPlacementRequest\x1a .granary.v1.GetPlacementResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12g\n" +
+	"\x0fListActivations\x12\".granary.v1.ListActivationsRequest\x1a#.granary.v1.ListActivationsResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12j\n" +
+	"\x10GetClusterHealth\x12#.granary.v1.GetClusterHealthRequest\x1a$.granary.v1.GetClusterHealthResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12U\n" +
+	"\tDrainNode\x12\x1c.granary.v1.DrainNodeRequest\x1a\x1d.granary.v1.DrainNodeResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02\x12d\n" +
+	"\x0eRelocateTenant\x12!.granary.v1.RelocateTenantRequest\x1a\".granary.v1.RelocateTenantResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02\x12U\n" +
+	"\tRebalance\x12\x1c.granary.v1.RebalanceRequest\x1a\x1d.granary.v1.RebalanceResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02\x12g\n" +
+	"\x0fListDeadLetters\x12\".granary.v1.ListDeadLettersRequest\x1a#.granary.v1.ListDeadLettersResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12g\n" +
+	"\x0fRetryDeadLetter\x12\".granary.v1.RetryDeadLetterRequest\x1a#.granary.v1.RetryDeadLetterResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_cluster_proto_rawDescOnce sync.Once
@@ -2604,6 +2604,7 @@ func file_granary_v1_cluster_proto_init() {
 	if File_granary_v1_cluster_proto != nil {
 		return
 	}
+	file_granary_v1_permission_proto_init()
 	file_granary_v1_cluster_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -1868,7 +1868,7 @@ var File_granary_v1_document_proto protoreflect.FileDescriptor
 const file_granary_v1_document_proto_rawDesc = "" +
 	"\n" +
 	"\x19granary/v1/document.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\"\xb0\x01\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x1bgranary/v1/permission.proto\"\xb0\x01\n" +
 	"\rDocumentError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
@@ -2037,19 +2037,19 @@ const file_granary_v1_document_proto_rawDesc = "" +
 	"\x18ON_DUPLICATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ON_DUPLICATE_RETURN\x10\x01\x12\x1c\n" +
 	"\x18ON_DUPLICATE_NEW_VERSION\x10\x02\x12\x15\n" +
-	"\x11ON_DUPLICATE_FAIL\x10\x032\x9c\a\n" +
-	"\x0fDocumentService\x12\\\n" +
-	"\x0eCreateDocument\x12!.granary.v1.CreateDocumentRequest\x1a\".granary.v1.CreateDocumentResponse\"\x03\x90\x02\x02\x12Y\n" +
-	"\x0eUploadDocument\x12!.granary.v1.UploadDocumentRequest\x1a\".granary.v1.UploadDocumentResponse(\x01\x12V\n" +
-	"\fAppendUpload\x12\x1f.granary.v1.AppendUploadRequest\x1a .granary.v1.AppendUploadResponse\"\x03\x90\x02\x02\x12S\n" +
-	"\vGetDocument\x12\x1e.granary.v1.GetDocumentRequest\x1a\x1f.granary.v1.GetDocumentResponse\"\x03\x90\x02\x01\x12Y\n" +
-	"\rListDocuments\x12 .granary.v1.ListDocumentsRequest\x1a!.granary.v1.ListDocumentsResponse\"\x03\x90\x02\x01\x12P\n" +
-	"\x0eDeleteDocument\x12!.granary.v1.DeleteDocumentRequest\x1a\x16.google.protobuf.Empty\"\x03\x90\x02\x02\x12\\\n" +
-	"\x0eCancelDocument\x12!.granary.v1.CancelDocumentRequest\x1a\".granary.v1.CancelDocumentResponse\"\x03\x90\x02\x02\x12e\n" +
-	"\x11ReprocessDocument\x12$.granary.v1.ReprocessDocumentRequest\x1a%.granary.v1.ReprocessDocumentResponse\"\x03\x90\x02\x02\x12P\n" +
+	"\x11ON_DUPLICATE_FAIL\x10\x032\xee\a\n" +
+	"\x0fDocumentService\x12d\n" +
+	"\x0eCreateDocument\x12!.granary.v1.CreateDocumentRequest\x1a\".granary.v1.CreateDocumentResponse\"\v\xda\xd4\x18\x04\b\x02\x10\x01\x90\x02\x02\x12c\n" +
+	"\x0eUploadDocument\x12!.granary.v1.UploadDocumentRequest\x1a\".granary.v1.UploadDocumentResponse\"\b\xda\xd4\x18\x04\b\x02\x10\x01(\x01\x12^\n" +
+	"\fAppendUpload\x12\x1f.granary.v1.AppendUploadRequest\x1a .granary.v1.AppendUploadResponse\"\v\xda\xd4\x18\x04\b\x02\x10\x03\x90\x02\x02\x12[\n" +
+	"\vGetDocument\x12\x1e.granary.v1.GetDocumentRequest\x1a\x1f.granary.v1.GetDocumentResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x01\x90\x02\x01\x12a\n" +
+	"\rListDocuments\x12 .granary.v1.ListDocumentsRequest\x1a!.granary.v1.ListDocumentsResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x01\x90\x02\x01\x12X\n" +
+	"\x0eDeleteDocument\x12!.granary.v1.DeleteDocumentRequest\x1a\x16.google.protobuf.Empty\"\v\xda\xd4\x18\x04\b\x02\x10\x01\x90\x02\x02\x12d\n" +
+	"\x0eCancelDocument\x12!.granary.v1.CancelDocumentRequest\x1a\".granary.v1.CancelDocumentResponse\"\v\xda\xd4\x18\x04\b\x02\x10\x01\x90\x02\x02\x12m\n" +
+	"\x11ReprocessDocument\x12$.granary.v1.ReprocessDocumentRequest\x1a%.granary.v1.ReprocessDocumentResponse\"\v\xda\xd4\x18\x04\b\x02\x10\x01\x90\x02\x02\x12X\n" +
 	"\n" +
-	"ListChunks\x12\x1d.granary.v1.ListChunksRequest\x1a\x1e.granary.v1.ListChunksResponse\"\x03\x90\x02\x01\x12_\n" +
-	"\x0fGetDocumentText\x12\".granary.v1.GetDocumentTextRequest\x1a#.granary.v1.GetDocumentTextResponse\"\x03\x90\x02\x01B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
+	"ListChunks\x12\x1d.granary.v1.ListChunksRequest\x1a\x1e.granary.v1.ListChunksResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x01\x90\x02\x01\x12g\n" +
+	"\x0fGetDocumentText\x12\".granary.v1.GetDocumentTextRequest\x1a#.granary.v1.GetDocumentTextResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x01\x90\x02\x01B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_document_proto_rawDescOnce sync.Once
@@ -2152,6 +2152,7 @@ func file_granary_v1_document_proto_init() {
 		return
 	}
 	file_granary_v1_config_proto_init()
+	file_granary_v1_permission_proto_init()
 	file_granary_v1_document_proto_msgTypes[3].OneofWrappers = []any{
 		(*CreateDocumentRequest_Text)(nil),
 		(*CreateDocumentRequest_Data)(nil),

@@ -496,7 +496,7 @@ var File_granary_v1_event_proto protoreflect.FileDescriptor
 const file_granary_v1_event_proto_rawDesc = "" +
 	"\n" +
 	"\x16granary/v1/event.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19granary/v1/document.proto\"\xb7\x02\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19granary/v1/document.proto\x1a\x1bgranary/v1/permission.proto\"\xb7\x02\n" +
 	"\x12WatchEventsRequest\x12`\n" +
 	"\x0eknowledge_base\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18N2.^(knowledgeBases/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\rknowledgeBase\x12+\n" +
 	"\fresume_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\vresumeToken\x12\x1d\n" +
@@ -540,9 +540,9 @@ const file_granary_v1_event_proto_rawDesc = "" +
 	"wait_until\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\twaitUntil\"W\n" +
 	"\tHeartbeat\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12.\n" +
-	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time2`\n" +
-	"\fEventService\x12P\n" +
-	"\vWatchEvents\x12\x1e.granary.v1.WatchEventsRequest\x1a\x1f.granary.v1.WatchEventsResponse0\x01B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time2j\n" +
+	"\fEventService\x12Z\n" +
+	"\vWatchEvents\x12\x1e.granary.v1.WatchEventsRequest\x1a\x1f.granary.v1.WatchEventsResponse\"\b\xda\xd4\x18\x04\b\x01\x10\x010\x01B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_event_proto_rawDescOnce sync.Once
@@ -597,6 +597,7 @@ func file_granary_v1_event_proto_init() {
 		return
 	}
 	file_granary_v1_document_proto_init()
+	file_granary_v1_permission_proto_init()
 	file_granary_v1_event_proto_msgTypes[1].OneofWrappers = []any{
 		(*WatchEventsResponse_Event)(nil),
 		(*WatchEventsResponse_Progress)(nil),

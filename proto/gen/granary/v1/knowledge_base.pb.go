@@ -52,6 +52,9 @@ type KnowledgeBase struct {
 	Etag string `protobuf:"bytes,13,opt,name=etag,proto3" json:"etag,omitempty"`
 	// Most documents this knowledge base may hold under the tenant's tier. Output only.
 	DocumentLimit int64 `protobuf:"varint,14,opt,name=document_limit,json=documentLimit,proto3" json:"document_limit,omitempty"`
+	// Id of the workspace it is in; "default" when it was put into no other. Who
+	// moves it (update_mask "workspace") must be an admin of both.
+	Workspace     string `protobuf:"bytes,15,opt,name=workspace,proto3" json:"workspace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -184,6 +187,13 @@ func (x *KnowledgeBase) GetDocumentLimit() int64 {
 	return 0
 }
 
+func (x *KnowledgeBase) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
 type CreateKnowledgeBaseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id, chosen by the caller: lower-case letters, digits and hyphens.
@@ -194,7 +204,9 @@ type CreateKnowledgeBaseRequest struct {
 	// Checks everything and changes nothing.
 	ValidateOnly bool `protobuf:"varint,5,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Makes a retry safe for 72 hours; the Idempotency-Key header does the same.
-	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Id of the workspace to put it into, where the caller must be an editor. Default: "default".
+	Workspace     string `protobuf:"bytes,7,opt,name=workspace,proto3" json:"workspace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -267,6 +279,13 @@ func (x *CreateKnowledgeBaseRequest) GetValidateOnly() bool {
 func (x *CreateKnowledgeBaseRequest) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
+	}
+	return ""
+}
+
+func (x *CreateKnowledgeBaseRequest) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
 	}
 	return ""
 }
@@ -407,8 +426,10 @@ func (x *GetKnowledgeBaseResponse) GetKnowledgeBase() *KnowledgeBase {
 type ListKnowledgeBasesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Most entries of a page; 0 means 50.
-	PageSize      int32  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageSize  int32  `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those of this workspace.
+	Workspace     string `protobuf:"bytes,3,opt,name=workspace,proto3" json:"workspace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -457,9 +478,17 @@ func (x *ListKnowledgeBasesRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListKnowledgeBasesRequest) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
+}
+
 type ListKnowledgeBasesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name, uid, display name and create time only; Get has the rest.
+	// Those the caller may view. Name, uid, display name, workspace and create time
+	// only; Get has the rest.
 	KnowledgeBases []*KnowledgeBase `protobuf:"bytes,1,rep,name=knowledge_bases,json=knowledgeBases,proto3" json:"knowledge_bases,omitempty"`
 	// Empty at the end.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
@@ -515,7 +544,7 @@ type UpdateKnowledgeBaseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name says which; etag, if set, must match.
 	KnowledgeBase *KnowledgeBase `protobuf:"bytes,1,opt,name=knowledge_base,json=knowledgeBase,proto3" json:"knowledge_base,omitempty"`
-	// Paths among display_name, description, config, config.chunking,
+	// Paths among display_name, description, workspace, config, config.chunking,
 	// config.embedding, config.retrieval and single settings such as
 	// config.retrieval.top_n. A path whose field is unset clears the setting.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
@@ -693,7 +722,7 @@ var File_granary_v1_knowledge_base_proto protoreflect.FileDescriptor
 const file_granary_v1_knowledge_base_proto_rawDesc = "" +
 	"\n" +
 	"\x1fgranary/v1/knowledge_base.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\"\xbc\x05\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x1bgranary/v1/permission.proto\"\x84\x06\n" +
 	"\rKnowledgeBase\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12+\n" +
@@ -712,10 +741,11 @@ const file_granary_v1_knowledge_base_proto_rawDesc = "" +
 	"updateTime\x12\x1a\n" +
 	"\brevision\x18\f \x01(\x03R\brevision\x12\x1c\n" +
 	"\x04etag\x18\r \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12%\n" +
-	"\x0edocument_limit\x18\x0e \x01(\x03R\rdocumentLimit\x1aA\n" +
+	"\x0edocument_limit\x18\x0e \x01(\x03R\rdocumentLimit\x12F\n" +
+	"\tworkspace\x18\x0f \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\tworkspace\x1aA\n" +
 	"\x13DocumentCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xc4\x02\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x8c\x03\n" +
 	"\x1aCreateKnowledgeBaseRequest\x12S\n" +
 	"\x11knowledge_base_id\x18\x01 \x01(\tB'\xbaH$r\"\x10\x01\x18?2\x1c^[a-z]([a-z0-9-]*[a-z0-9])?$R\x0fknowledgeBaseId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12*\n" +
@@ -723,18 +753,20 @@ const file_granary_v1_knowledge_base_proto_rawDesc = "" +
 	"\x06config\x18\x04 \x01(\v2\x12.granary.v1.ConfigR\x06config\x12#\n" +
 	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12'\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"_\n" +
+	"request_id\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12F\n" +
+	"\tworkspace\x18\a \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\tworkspace\"_\n" +
 	"\x1bCreateKnowledgeBaseResponse\x12@\n" +
 	"\x0eknowledge_base\x18\x01 \x01(\v2\x19.granary.v1.KnowledgeBaseR\rknowledgeBase\"h\n" +
 	"\x17GetKnowledgeBaseRequest\x12M\n" +
 	"\x04name\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18N2.^(knowledgeBases/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name\"\\\n" +
 	"\x18GetKnowledgeBaseResponse\x12@\n" +
-	"\x0eknowledge_base\x18\x01 \x01(\v2\x19.granary.v1.KnowledgeBaseR\rknowledgeBase\"m\n" +
+	"\x0eknowledge_base\x18\x01 \x01(\v2\x19.granary.v1.KnowledgeBaseR\rknowledgeBase\"\xb5\x01\n" +
 	"\x19ListKnowledgeBasesRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"\x88\x01\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\x12F\n" +
+	"\tworkspace\x18\x03 \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\tworkspace\"\x88\x01\n" +
 	"\x1aListKnowledgeBasesResponse\x12B\n" +
 	"\x0fknowledge_bases\x18\x01 \x03(\v2\x19.granary.v1.KnowledgeBaseR\x0eknowledgeBases\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf9\x01\n" +
@@ -751,13 +783,13 @@ const file_granary_v1_knowledge_base_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18N2.^(knowledgeBases/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name\x12\x1c\n" +
 	"\x04etag\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12'\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId2\x9a\x04\n" +
-	"\x14KnowledgeBaseService\x12k\n" +
-	"\x13CreateKnowledgeBase\x12&.granary.v1.CreateKnowledgeBaseRequest\x1a'.granary.v1.CreateKnowledgeBaseResponse\"\x03\x90\x02\x02\x12b\n" +
-	"\x10GetKnowledgeBase\x12#.granary.v1.GetKnowledgeBaseRequest\x1a$.granary.v1.GetKnowledgeBaseResponse\"\x03\x90\x02\x01\x12h\n" +
-	"\x12ListKnowledgeBases\x12%.granary.v1.ListKnowledgeBasesRequest\x1a&.granary.v1.ListKnowledgeBasesResponse\"\x03\x90\x02\x01\x12k\n" +
-	"\x13UpdateKnowledgeBase\x12&.granary.v1.UpdateKnowledgeBaseRequest\x1a'.granary.v1.UpdateKnowledgeBaseResponse\"\x03\x90\x02\x02\x12Z\n" +
-	"\x13DeleteKnowledgeBase\x12&.granary.v1.DeleteKnowledgeBaseRequest\x1a\x16.google.protobuf.Empty\"\x03\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
+	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId2\xc2\x04\n" +
+	"\x14KnowledgeBaseService\x12s\n" +
+	"\x13CreateKnowledgeBase\x12&.granary.v1.CreateKnowledgeBaseRequest\x1a'.granary.v1.CreateKnowledgeBaseResponse\"\v\xda\xd4\x18\x04\b\x02\x10\x03\x90\x02\x02\x12j\n" +
+	"\x10GetKnowledgeBase\x12#.granary.v1.GetKnowledgeBaseRequest\x1a$.granary.v1.GetKnowledgeBaseResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x01\x90\x02\x01\x12p\n" +
+	"\x12ListKnowledgeBases\x12%.granary.v1.ListKnowledgeBasesRequest\x1a&.granary.v1.ListKnowledgeBasesResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12s\n" +
+	"\x13UpdateKnowledgeBase\x12&.granary.v1.UpdateKnowledgeBaseRequest\x1a'.granary.v1.UpdateKnowledgeBaseResponse\"\v\xda\xd4\x18\x04\b\x02\x10\x01\x90\x02\x02\x12b\n" +
+	"\x13DeleteKnowledgeBase\x12&.granary.v1.DeleteKnowledgeBaseRequest\x1a\x16.google.protobuf.Empty\"\v\xda\xd4\x18\x04\b\x03\x10\x01\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_knowledge_base_proto_rawDescOnce sync.Once
@@ -826,6 +858,7 @@ func file_granary_v1_knowledge_base_proto_init() {
 		return
 	}
 	file_granary_v1_config_proto_init()
+	file_granary_v1_permission_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -707,7 +707,7 @@ var File_granary_v1_search_proto protoreflect.FileDescriptor
 const file_granary_v1_search_proto_rawDesc = "" +
 	"\n" +
 	"\x17granary/v1/search.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17granary/v1/config.proto\"\x8d\x03\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17granary/v1/config.proto\x1a\x1bgranary/v1/permission.proto\"\x8d\x03\n" +
 	"\rSearchRequest\x12`\n" +
 	"\x0eknowledge_base\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18N2.^(knowledgeBases/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\rknowledgeBase\x12 \n" +
 	"\x05query\x18\x02 \x01(\tB\n" +
@@ -778,9 +778,9 @@ const file_granary_v1_search_proto_rawDesc = "" +
 	"\vExplainStep\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04took\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x04took\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail2U\n" +
-	"\rSearchService\x12D\n" +
-	"\x06Search\x12\x19.granary.v1.SearchRequest\x1a\x1a.granary.v1.SearchResponse\"\x03\x90\x02\x01B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
+	"\x06detail\x18\x03 \x01(\tR\x06detail2]\n" +
+	"\rSearchService\x12L\n" +
+	"\x06Search\x12\x19.granary.v1.SearchRequest\x1a\x1a.granary.v1.SearchResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x01\x90\x02\x01B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_search_proto_rawDescOnce sync.Once
@@ -833,6 +833,7 @@ func file_granary_v1_search_proto_init() {
 		return
 	}
 	file_granary_v1_config_proto_init()
+	file_granary_v1_permission_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

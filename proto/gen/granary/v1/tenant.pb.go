@@ -707,7 +707,7 @@ var File_granary_v1_tenant_proto protoreflect.FileDescriptor
 const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\n" +
 	"\x17granary/v1/tenant.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\"\x97\x02\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x1bgranary/v1/permission.proto\"\x97\x02\n" +
 	"\fTenantLimits\x123\n" +
 	"\x15concurrent_processing\x18\x01 \x01(\x03R\x14concurrentProcessing\x12?\n" +
 	"\x1cdocuments_per_knowledge_base\x18\x02 \x01(\x03R\x19documentsPerKnowledgeBase\x12#\n" +
@@ -756,11 +756,11 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\x13TENANT_STATE_ACTIVE\x10\x01\x12\x1a\n" +
 	"\x16TENANT_STATE_SUSPENDED\x10\x02\x12\x18\n" +
 	"\x14TENANT_STATE_DELETED\x10\x03\x12\x18\n" +
-	"\x14TENANT_STATE_PURGING\x10\x042\x94\x02\n" +
-	"\rTenantService\x12M\n" +
-	"\tGetTenant\x12\x1c.granary.v1.GetTenantRequest\x1a\x1d.granary.v1.GetTenantResponse\"\x03\x90\x02\x01\x12J\n" +
-	"\bGetUsage\x12\x1b.granary.v1.GetUsageRequest\x1a\x1c.granary.v1.GetUsageResponse\"\x03\x90\x02\x01\x12h\n" +
-	"\x12UpdateTenantConfig\x12%.granary.v1.UpdateTenantConfigRequest\x1a&.granary.v1.UpdateTenantConfigResponse\"\x03\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
+	"\x14TENANT_STATE_PURGING\x10\x042\xac\x02\n" +
+	"\rTenantService\x12U\n" +
+	"\tGetTenant\x12\x1c.granary.v1.GetTenantRequest\x1a\x1d.granary.v1.GetTenantResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12R\n" +
+	"\bGetUsage\x12\x1b.granary.v1.GetUsageRequest\x1a\x1c.granary.v1.GetUsageResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12p\n" +
+	"\x12UpdateTenantConfig\x12%.granary.v1.UpdateTenantConfigRequest\x1a&.granary.v1.UpdateTenantConfigResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_tenant_proto_rawDescOnce sync.Once
@@ -821,6 +821,7 @@ func file_granary_v1_tenant_proto_init() {
 		return
 	}
 	file_granary_v1_config_proto_init()
+	file_granary_v1_permission_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

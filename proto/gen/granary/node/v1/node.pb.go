@@ -43,15 +43,15 @@ type Header struct {
 	// Method and key of a keyed request; empty when it has none.
 	Method         string `protobuf:"bytes,6,opt,name=method,proto3" json:"method,omitempty"`
 	IdempotencyKey string `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	// What the caller may do, and where; see Grant. Empty for the cluster itself
-	// (principal "system"), which may do everything.
+	// What the caller may do, and where; see Grant.
 	Grants []*Grant `protobuf:"bytes,8,rep,name=grants,proto3" json:"grants,omitempty"`
-	// Role the method needs: viewer, editor or admin. A knowledge base answers a
-	// caller without it as the permission table says, and fails closed when a
-	// caller other than "system" comes without one.
+	// Role the method needs: viewer, editor or admin. A knowledge base fails closed
+	// when a call that is not the cluster's own comes without one.
 	RequiredRole string `protobuf:"bytes,9,opt,name=required_role,json=requiredRole,proto3" json:"required_role,omitempty"`
 	// Address of the client, for the audit; "" when the cluster itself asks.
-	Remote        string `protobuf:"bytes,10,opt,name=remote,proto3" json:"remote,omitempty"`
+	Remote string `protobuf:"bytes,10,opt,name=remote,proto3" json:"remote,omitempty"`
+	// The cluster itself asks, and may do everything. Never set from what a client sent.
+	Internal      bool `protobuf:"varint,11,opt,name=internal,proto3" json:"internal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -154,6 +154,13 @@ func (x *Header) GetRemote() string {
 		return x.Remote
 	}
 	return ""
+}
+
+func (x *Header) GetInternal() bool {
+	if x != nil {
+		return x.Internal
+	}
+	return false
 }
 
 // A role and where it holds: in one knowledge base, in the knowledge bases of one
@@ -1735,6 +1742,7 @@ type RegisterKnowledgeBase struct {
 	Uid           string                 `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
 	DisplayName   string                 `protobuf:"bytes,3,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	Workspace     string                 `protobuf:"bytes,5,opt,name=workspace,proto3" json:"workspace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1795,6 +1803,13 @@ func (x *RegisterKnowledgeBase) GetCreateTime() *timestamppb.Timestamp {
 		return x.CreateTime
 	}
 	return nil
+}
+
+func (x *RegisterKnowledgeBase) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
+	}
+	return ""
 }
 
 type UnregisterKnowledgeBase struct {
@@ -2515,7 +2530,7 @@ var File_granary_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x1agranary/node/v1/node.proto\x12\x0fgranary.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x19granary/v1/document.proto\x1a\x16granary/v1/event.proto\x1a\x1fgranary/v1/knowledge_base.proto\x1a\x17granary/v1/search.proto\x1a\x17granary/v1/tenant.proto\"\xda\x02\n" +
+	"\x1agranary/node/v1/node.proto\x12\x0fgranary.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x19granary/v1/document.proto\x1a\x16granary/v1/event.proto\x1a\x1fgranary/v1/knowledge_base.proto\x1a\x17granary/v1/search.proto\x1a\x17granary/v1/tenant.proto\"\xf6\x02\n" +
 	"\x06Header\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1c\n" +
 	"\tprincipal\x18\x02 \x01(\tR\tprincipal\x12\x14\n" +
@@ -2528,7 +2543,8 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x06grants\x18\b \x03(\v2\x16.granary.node.v1.GrantR\x06grants\x12#\n" +
 	"\rrequired_role\x18\t \x01(\tR\frequiredRole\x12\x16\n" +
 	"\x06remote\x18\n" +
-	" \x01(\tR\x06remote\"`\n" +
+	" \x01(\tR\x06remote\x12\x1a\n" +
+	"\binternal\x18\v \x01(\bR\binternal\"`\n" +
 	"\x05Grant\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12%\n" +
@@ -2640,13 +2656,14 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\vGetSettings\x12\x1e\n" +
 	"\n" +
 	"subscriber\x18\x01 \x01(\tR\n" +
-	"subscriber\"\x99\x01\n" +
+	"subscriber\"\xb7\x01\n" +
 	"\x15RegisterKnowledgeBase\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12!\n" +
 	"\fdisplay_name\x18\x03 \x01(\tR\vdisplayName\x12;\n" +
 	"\vcreate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\";\n" +
+	"createTime\x12\x1c\n" +
+	"\tworkspace\x18\x05 \x01(\tR\tworkspace\";\n" +
 	"\x17UnregisterKnowledgeBase\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\"\x8b\x02\n" +
