@@ -268,24 +268,24 @@ func (g *kbGrain) eraseJournal() {
 	blank := kb.New(g.id.ID)
 	blank.ResetTo(seq)
 	deleted, free := g.kb.Freeze(), blank.Freeze()
-	save := func(ctx context.Context, encode func() ([]byte, error)) error {
+	save := func(ctx context.Context, encode func() ([]byte, error), empty bool) error {
 		state, err := encode()
 		if err != nil {
 			return err
 		}
-		return g.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: state, Hash: snap.Hash})
+		return g.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: state, Hash: snap.Hash, Blank: empty})
 	}
 	g.aside(func(ctx context.Context) error {
 		// With a snapshot at the head the events before are not needed. It says
 		// "deleted" until they are gone, so that whoever takes over in between
 		// erases them again instead of showing them to the next incarnation.
-		if err := save(ctx, deleted); err != nil {
+		if err := save(ctx, deleted, false); err != nil {
 			return err
 		}
 		if err := g.deps.Store.Erase(ctx, fence); err != nil {
 			return err
 		}
-		return save(ctx, free)
+		return save(ctx, free, true)
 	}, func(err error) {
 		if err != nil {
 			g.again("journal not erased yet", err, g.eraseJournal)

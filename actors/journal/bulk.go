@@ -71,9 +71,10 @@ type ChunkRef struct {
 
 // Vectors is the embedding of one chunk hash under one model: windows × dims.
 type Vectors struct {
-	Hash  string
-	Space uint8
-	Data  [][]float32
+	Hash   string
+	Space  uint8
+	Data   [][]float32
+	Sealed []byte // in place of Data, between a layer that encrypts and the store below it
 }
 
 // ChunkStore keeps chunks and vectors. Vectors are keyed by (scope, model,

@@ -183,6 +183,10 @@ type Snapshot struct {
 	Seq   int64
 	State []byte // encoded by the domain
 	Hash  []byte // of the event at Seq, from which the chain is followed; empty if it has none
+	// Blank says, to a store that encrypts, that the state tells nothing of the
+	// tenant: it stays readable when the tenant's keys are destroyed, so that a grain
+	// can go on erasing itself and its name can be used again. It is not stored.
+	Blank bool
 }
 
 // Store keeps the journals.

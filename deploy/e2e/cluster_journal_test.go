@@ -16,8 +16,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	stored "granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
 	"granary.dev/granary/storage/pgtest"
+	"granary.dev/granary/storage/sealed/sealedtest"
 )
 
 // connect opens connections to the database, from beside it when it is in a
@@ -141,7 +143,13 @@ var clientEvents = map[string]action{
 // readJournal reads a knowledge base's rows and checks that they are gapless (I3).
 func readJournal(ctx context.Context, pool *pgxpool.Pool, b base) (*journal, error) {
 	j := &journal{applied: make(map[string][]event)}
-	err := pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
+	unseal, err := sealedtest.Open(ctx, pool)
+	if err != nil {
+		return nil, err
+	}
+	defer unseal.Close()
+	id := stored.Identity{Kind: "kb", Tenant: b.tenant, ID: b.kb}
+	err = pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error {
 		const owner = "SELECT head, erased FROM owner WHERE tenant = $1 AND kind = 'kb' AND id = $2"
 		if err := tx.QueryRow(ctx, owner, b.tenant, b.kb).Scan(&j.head, &j.erased); err != nil {
 			return err
@@ -157,7 +165,11 @@ func readJournal(ctx context.Context, pool *pgxpool.Pool, b base) (*journal, err
 			if err := rows.Scan(&e.seq, &e.time, &e.kind, &e.requestID, &data); err != nil {
 				return err
 			}
-			if e.event, err = kb.DecodeEvent(e.kind, data); err != nil {
+			row := stored.Event{Seq: e.seq, Type: e.kind, Data: data}
+			if err := unseal.UnsealEvent(ctx, id, &row); err != nil {
+				return err
+			}
+			if e.event, err = kb.DecodeEvent(e.kind, row.Data); err != nil {
 				return err
 			}
 			j.events = append(j.events, e)

@@ -20,11 +20,29 @@ import (
 )
 
 // blobInline is the largest blob kept in the database, in bytes: it rides in a
-// group commit instead of costing two fsyncs and a file of its own.
-const blobInline = 64 << 10
+// group commit instead of costing two fsyncs and a file of its own. 64 KiB, and
+// room for what encryption adds to them.
+const blobInline = 64<<10 + 512
 
 // CreateBlob implements journal.BlobStore.
 func (s *Store) CreateBlob(ctx context.Context, tenant string) (journal.BlobWriter, error) {
+	w, err := s.createBlob(ctx, tenant, sha256.New())
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// CreateSealedBlob implements journal.SealedStore.
+func (s *Store) CreateSealedBlob(ctx context.Context, tenant string) (journal.SealedBlobWriter, error) {
+	w, err := s.createBlob(ctx, tenant, nil)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func (s *Store) createBlob(ctx context.Context, tenant string, sum hash.Hash) (*blobWriter, error) {
 	if err := checkKeys("tenant", tenant); err != nil {
 		return nil, err
 	}
@@ -35,7 +53,7 @@ func (s *Store) CreateBlob(ctx context.Context, tenant string) (journal.BlobWrit
 	if err != nil {
 		return nil, fmt.Errorf("embedded: new blob id: %w", err)
 	}
-	w := &blobWriter{s: s, tenant: tenant, id: id.String(), hash: sha256.New()}
+	w := &blobWriter{s: s, tenant: tenant, id: id.String(), hash: sum}
 	if !s.files.begin(w) {
 		return nil, errClosed()
 	}
@@ -49,7 +67,7 @@ type blobWriter struct {
 	id     string
 
 	mu    sync.Mutex
-	hash  hash.Hash
+	hash  hash.Hash // nil: the bytes prove themselves
 	size  int64
 	small []byte
 	file  *os.File // nil while the blob is small
@@ -70,7 +88,9 @@ func (w *blobWriter) Write(p []byte) (int, error) {
 		return 0, w.fault
 	}
 	n, err := w.store(p)
-	w.hash.Write(p[:n])
+	if w.hash != nil {
+		w.hash.Write(p[:n])
+	}
 	w.size += int64(n)
 	if err != nil {
 		w.fault = fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
@@ -103,34 +123,48 @@ func (w *blobWriter) store(p []byte) (int, error) {
 func (w *blobWriter) Commit(ctx context.Context) (journal.BlobInfo, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	info := journal.BlobInfo{ID: w.id, Size: w.size, SHA256: hex.EncodeToString(w.hash.Sum(nil))}
+	if err := w.commit(ctx, info, nil); err != nil {
+		return journal.BlobInfo{}, err
+	}
+	return info, nil
+}
+
+// ID implements journal.SealedBlobWriter.
+func (w *blobWriter) ID() string { return w.id }
+
+// CommitSealed implements journal.SealedBlobWriter.
+func (w *blobWriter) CommitSealed(ctx context.Context, size int64, note []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.commit(ctx, journal.BlobInfo{ID: w.id, Size: size}, blob(note))
+}
+
+func (w *blobWriter) commit(ctx context.Context, info journal.BlobInfo, note []byte) error {
 	if w.ended {
-		return journal.BlobInfo{}, errBlobEnded
+		return errBlobEnded
 	}
 	if err := cmp.Or(w.fault, ctx.Err()); err != nil {
-		return journal.BlobInfo{}, err
+		return err
 	}
 	w.ended = true
 	defer w.s.files.end(w.id)
-	info := journal.BlobInfo{ID: w.id, Size: w.size, SHA256: hex.EncodeToString(w.hash.Sum(nil))}
 	var data []byte
 	if w.file == nil {
 		data = blob(w.small)
 	} else if err := w.s.files.publish(w.file, w.id); err != nil {
-		return journal.BlobInfo{}, fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
+		return fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
 	}
 	created := micros(w.s.now())
 	err := w.s.write(ctx, 256+len(data), func(t *txn) error {
 		return t.exec(`
-			INSERT INTO blobs (tenant, id, size, sha256, created, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`,
-			w.tenant, w.id, info.Size, info.SHA256, created, data)
+			INSERT INTO blobs (tenant, id, size, sha256, created, data, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)`,
+			w.tenant, w.id, info.Size, info.SHA256, created, data, note)
 	})
-	if err != nil {
-		if w.file != nil && !errors.Is(err, journal.ErrInDoubt) {
-			w.s.removeFile(w.id)
-		}
-		return journal.BlobInfo{}, err
+	if err != nil && w.file != nil && !errors.Is(err, journal.ErrInDoubt) {
+		w.s.removeFile(w.id)
 	}
-	return info, nil
+	return err
 }
 
 // Abort implements journal.BlobWriter.
@@ -152,28 +186,39 @@ func (w *blobWriter) Abort() {
 // OpenBlob implements journal.BlobStore. Reading to the end verifies the
 // hash: journal.ErrCorrupt instead of io.EOF when the bytes have changed.
 func (s *Store) OpenBlob(ctx context.Context, tenant, id string) (io.ReadCloser, journal.BlobInfo, error) {
+	body, info, _, err := s.OpenSealedBlob(ctx, tenant, id)
+	return body, info, err
+}
+
+// OpenSealedBlob implements journal.SealedStore.
+func (s *Store) OpenSealedBlob(ctx context.Context, tenant, id string) (io.ReadCloser, journal.BlobInfo, []byte, error) {
+	none := journal.BlobInfo{}
 	if err := checkKeys("tenant", tenant); err != nil {
-		return nil, journal.BlobInfo{}, err
+		return nil, none, nil, err
 	}
 	info := journal.BlobInfo{ID: id}
-	var data []byte
+	var data, note []byte
 	var inFile bool
 	err := s.read.row(ctx, `
-		SELECT size, sha256, data IS NULL, data FROM blobs WHERE tenant = ?1 AND id = ?2`,
-		[]any{tenant, id}, &info.Size, &info.SHA256, &inFile, &data)
+		SELECT size, sha256, data IS NULL, data, note FROM blobs WHERE tenant = ?1 AND id = ?2`,
+		[]any{tenant, id}, &info.Size, &info.SHA256, &inFile, &data, &note)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, journal.BlobInfo{}, fmt.Errorf("%w: blob", journal.ErrNotFound)
+		return nil, none, nil, fmt.Errorf("%w: blob", journal.ErrNotFound)
 	}
 	if err != nil {
-		return nil, journal.BlobInfo{}, err
+		return nil, none, nil, err
 	}
 	src := io.NopCloser(bytes.NewReader(data))
 	if inFile {
 		if src, err = s.openFile(ctx, tenant, id); err != nil {
-			return nil, journal.BlobInfo{}, err
+			return nil, none, nil, err
 		}
 	}
-	return &blobReader{src: src, hash: sha256.New(), info: info}, info, nil
+	r := &blobReader{src: src, info: info}
+	if note == nil {
+		r.hash = sha256.New()
+	}
+	return r, info, note, nil
 }
 
 // openFile opens a blob's file; a missing one means that the blob was deleted
@@ -199,19 +244,21 @@ func (s *Store) openFile(ctx context.Context, tenant, id string) (io.ReadCloser,
 
 type blobReader struct {
 	src  io.ReadCloser
-	hash hash.Hash
+	hash hash.Hash // nil: the bytes prove themselves
 	info journal.BlobInfo
 }
 
 // Read implements io.Reader.
 func (r *blobReader) Read(p []byte) (int, error) {
 	n, err := r.src.Read(p)
-	r.hash.Write(p[:n])
+	if r.hash != nil {
+		r.hash.Write(p[:n])
+	}
 	switch {
 	case err == nil:
 	case !errors.Is(err, io.EOF):
 		err = fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
-	case hex.EncodeToString(r.hash.Sum(nil)) != r.info.SHA256:
+	case r.hash != nil && hex.EncodeToString(r.hash.Sum(nil)) != r.info.SHA256:
 		err = fmt.Errorf("%w: blob %s does not match its hash", journal.ErrCorrupt, r.info.ID)
 	}
 	return n, err

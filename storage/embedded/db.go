@@ -44,6 +44,7 @@ func dataSource(path string, writer bool) string {
 		pragma("synchronous", "FULL")
 		pragma("wal_autocheckpoint", checkpointPages)
 		pragma("journal_size_limit", logLimit)
+		pragma("secure_delete", "FAST") // zeroes what is deleted in pages that are written anyway
 	} else {
 		pragma("cache_size", -readerCache)
 		pragma("query_only", 1)

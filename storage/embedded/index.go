@@ -1,10 +1,12 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 
 	"granary.dev/granary/actors/journal"
 )
@@ -29,16 +31,24 @@ type indexRow struct {
 // generation changes last, so that readers see the old index or the new one.
 // Of two saves at once the one that began later stays.
 func (s *Store) SaveIndex(ctx context.Context, f journal.Fence, data []byte) error {
+	return s.SaveIndexFrom(ctx, f, bytes.NewReader(data), int64(len(data)))
+}
+
+// SaveIndexFrom implements journal.SealedStore.
+func (s *Store) SaveIndexFrom(ctx context.Context, f journal.Fence, r io.Reader, size int64) error {
 	if err := checkIdentity(f.Identity); err != nil {
 		return err
 	}
-	row := indexRow{sum: s.codec.Sum(data)}
-	if len(data) > indexInline {
-		return s.saveParts(ctx, f, row, data)
+	if size > indexInline {
+		return s.saveParts(ctx, f, r, size)
 	}
-	row.inline = blob(data)
+	row := indexRow{inline: make([]byte, size)}
+	if _, err := io.ReadFull(r, row.inline); err != nil {
+		return fmt.Errorf("embedded: read index to save: %w", err)
+	}
+	row.sum = s.codec.Sum(row.inline)
 	var replaced int // parts of a larger one that must go
-	err := s.write(ctx, 256+len(data), func(t *txn) error {
+	err := s.write(ctx, 256+int(size), func(t *txn) error {
 		o, err := holder(t, f)
 		if err != nil {
 			return err
@@ -58,29 +68,23 @@ func (s *Store) SaveIndex(ctx context.Context, f journal.Fence, data []byte) err
 
 // saveParts takes its generation number inside the writer, so that numbers
 // and erasures have one order: what an erasure purges is older than it.
-func (s *Store) saveParts(ctx context.Context, f journal.Fence, row indexRow, data []byte) error {
+func (s *Store) saveParts(ctx context.Context, f journal.Fence, r io.Reader, size int64) error {
+	row := indexRow{inline: []byte{}}
 	var began int64 // the grain's erasures at the first part
-	for ; len(data) > 0; row.parts++ {
-		part := data[:min(indexPart, len(data))]
-		data = data[len(part):]
-		err := s.write(ctx, indexPart, func(t *txn) error {
-			o, err := holder(t, f)
-			if err != nil {
-				return err
-			}
-			if row.parts == 0 {
-				row.gen, began = s.newGen(), o.erasures
-			}
-			return t.exec(`
-				INSERT INTO index_parts (tenant, kind, id, gen, part, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`,
-				f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, row.gen, row.parts, part)
-		})
+	part := make([]byte, indexPart)
+	for ; size > 0; row.parts++ {
+		part = part[:min(indexPart, size)]
+		size -= int64(len(part))
+		_, err := io.ReadFull(r, part)
+		if err == nil {
+			row.sum = s.codec.SumMore(row.sum, part)
+			err = s.write(ctx, indexPart, func(t *txn) error { return row.addPart(t, s, f, part, &began) })
+		}
 		if err != nil {
 			s.purgeLogged(ctx, f.Identity, row.gen, row.gen+1)
 			return err
 		}
 	}
-	row.inline = []byte{}
 	err := s.write(ctx, 256, func(t *txn) error { return row.save(t, f, began) })
 	switch {
 	case err == nil:
@@ -89,6 +93,20 @@ func (s *Store) saveParts(ctx context.Context, f journal.Fence, row indexRow, da
 		s.purgeLogged(ctx, f.Identity, row.gen, row.gen+1)
 	}
 	return err
+}
+
+// addPart writes one part under the fence; the first takes the generation.
+func (r *indexRow) addPart(t *txn, s *Store, f journal.Fence, part []byte, began *int64) error {
+	o, err := holder(t, f)
+	if err != nil {
+		return err
+	}
+	if r.parts == 0 {
+		r.gen, *began = s.newGen(), o.erasures
+	}
+	return t.exec(`
+		INSERT INTO index_parts (tenant, kind, id, gen, part, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)`,
+		f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, r.gen, r.parts, part)
 }
 
 // save makes the index the grain's, under the fence. erasures is what the

@@ -53,6 +53,7 @@ var (
 	_ journal.BlobStore    = (*Store)(nil)
 	_ journal.ChunkStore   = (*Store)(nil)
 	_ journal.CounterStore = (*Store)(nil)
+	_ journal.SealedStore  = (*Store)(nil)
 )
 
 // Open takes the folder for this process and brings its schema up to date.

@@ -25,7 +25,7 @@ func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scop
 			return err
 		}
 		var err error
-		if packed[i], err = s.codec.PackVectors(v[i].Data); err != nil {
+		if packed[i], err = s.codec.Vectors(&v[i]); err != nil {
 			return fmt.Errorf("vectors of chunk %s: %w", v[i].Hash, err)
 		}
 	}
@@ -86,8 +86,7 @@ func (s *Store) VectorsByHash(ctx context.Context, sc journal.Scope, model strin
 			if err := rows.Scan(&v.Hash, &v.Space, &data); err != nil {
 				return classify(err)
 			}
-			var err error
-			if v.Data, err = s.codec.UnpackVectors(data); err != nil {
+			if err := s.codec.ReadVectors(&v, data); err != nil {
 				return fmt.Errorf("chunk %s: %w", v.Hash, err)
 			}
 			out[v.Hash] = v

@@ -23,6 +23,23 @@ const blobPart = 512 << 10
 
 // CreateBlob implements journal.BlobStore.
 func (s *Store) CreateBlob(ctx context.Context, tenant string) (journal.BlobWriter, error) {
+	w, err := s.createBlob(ctx, tenant, sha256.New())
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// CreateSealedBlob implements journal.SealedStore.
+func (s *Store) CreateSealedBlob(ctx context.Context, tenant string) (journal.SealedBlobWriter, error) {
+	w, err := s.createBlob(ctx, tenant, nil)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+func (s *Store) createBlob(ctx context.Context, tenant string, sum hash.Hash) (*blobWriter, error) {
 	if err := checkKeys("tenant", tenant); err != nil {
 		return nil, err
 	}
@@ -34,7 +51,7 @@ func (s *Store) CreateBlob(ctx context.Context, tenant string) (journal.BlobWrit
 		return nil, fmt.Errorf("postgres: new blob id: %w", err)
 	}
 	// Parts are written whatever becomes of ctx: who gives up calls Abort.
-	return &blobWriter{s: s, ctx: context.WithoutCancel(ctx), tenant: tenant, id: id.String(), hash: sha256.New()}, nil
+	return &blobWriter{s: s, ctx: context.WithoutCancel(ctx), tenant: tenant, id: id.String(), hash: sum}, nil
 }
 
 // blobWriter writes a part whenever it has one. The row of the blob comes with
@@ -47,7 +64,7 @@ type blobWriter struct {
 	id     string
 
 	mu    sync.Mutex
-	hash  hash.Hash
+	hash  hash.Hash // nil: the bytes prove themselves
 	size  int64
 	part  []byte
 	parts int64
@@ -73,7 +90,9 @@ func (w *blobWriter) Write(p []byte) (int, error) {
 		take := min(len(p)-n, blobPart-len(w.part))
 		w.reserve(len(w.part) + take)
 		w.part = append(w.part, p[n:n+take]...)
-		w.hash.Write(p[n : n+take])
+		if w.hash != nil {
+			w.hash.Write(p[n : n+take])
+		}
 		w.size += int64(take)
 		n += take
 	}
@@ -119,42 +138,57 @@ func (w *blobWriter) collected() error {
 	return fmt.Errorf("%w: the blob took too long to write and was collected", journal.ErrUnavailable)
 }
 
-// Commit implements journal.BlobWriter. The last part and the row's readiness
-// are one statement; a blob of one part is made by it as a whole.
+// Commit implements journal.BlobWriter.
 func (w *blobWriter) Commit(ctx context.Context) (journal.BlobInfo, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.ended {
-		return journal.BlobInfo{}, errBlobEnded
-	}
-	if err := cmp.Or(w.fault, ctx.Err()); err != nil {
+	info := journal.BlobInfo{ID: w.id, Size: w.size, SHA256: hex.EncodeToString(w.hash.Sum(nil))}
+	if err := w.commit(ctx, info, nil); err != nil {
 		return journal.BlobInfo{}, err
 	}
+	return info, nil
+}
+
+// ID implements journal.SealedBlobWriter.
+func (w *blobWriter) ID() string { return w.id }
+
+// CommitSealed implements journal.SealedBlobWriter.
+func (w *blobWriter) CommitSealed(ctx context.Context, size int64, note []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.commit(ctx, journal.BlobInfo{ID: w.id, Size: size}, blob(note))
+}
+
+// commit writes the last part and the row's readiness in one statement; a blob of
+// one part is made by it as a whole.
+func (w *blobWriter) commit(ctx context.Context, info journal.BlobInfo, note []byte) error {
+	if w.ended {
+		return errBlobEnded
+	}
+	if err := cmp.Or(w.fault, ctx.Err()); err != nil {
+		return err
+	}
 	w.ended = true
-	info := journal.BlobInfo{ID: w.id, Size: w.size, SHA256: hex.EncodeToString(w.hash.Sum(nil))}
-	head := `UPDATE blobs SET ready = true, size = $5::bigint, sha256 = $6::text, parts = $3::bigint + 1
+	head := `UPDATE blobs SET ready = true, size = $5::bigint, sha256 = $6::text, note = $7::bytea, parts = $3::bigint + 1
 		WHERE tenant = $1 AND id = $2 AND NOT ready AND NOT deleted RETURNING tenant, id`
 	if w.parts == 0 {
-		head = `INSERT INTO blobs (tenant, id, ready, size, sha256, parts)
-			VALUES ($1, $2, true, $5::bigint, $6::text, $3::bigint + 1) RETURNING tenant, id`
+		head = `INSERT INTO blobs (tenant, id, ready, size, sha256, note, parts)
+			VALUES ($1, $2, true, $5::bigint, $6::text, $7::bytea, $3::bigint + 1) RETURNING tenant, id`
 	}
 	err := w.s.bulk.write(ctx, func(ctx context.Context, q querier) error {
 		tag, err := q.Exec(ctx, `WITH b AS (`+head+`)
 			INSERT INTO blob_parts (tenant, id, part, data) SELECT tenant, id, $3::bigint, $4::bytea FROM b`,
-			w.tenant, w.id, w.parts, blob(w.part), info.Size, info.SHA256)
+			w.tenant, w.id, w.parts, blob(w.part), info.Size, info.SHA256, note)
 		if err == nil && tag.RowsAffected() != 1 {
 			err = w.collected()
 		}
 		return err
 	})
 	w.part = nil
-	if err != nil {
-		if !errors.Is(err, journal.ErrInDoubt) {
-			w.discard()
-		}
-		return journal.BlobInfo{}, err
+	if err != nil && !errors.Is(err, journal.ErrInDoubt) {
+		w.discard()
 	}
-	return info, nil
+	return err
 }
 
 // Abort implements journal.BlobWriter.

@@ -157,7 +157,7 @@ func TestIndexWhosePartsAreGoneIsNotPublished(t *testing.T) {
 	f, _, err := s.Acquire(t.Context(), journal.Identity{Kind: "kb", Tenant: "acme", ID: "k"}, journal.Claim{Node: "n"})
 	check(t, err)
 	save := &indexSave{fence: f, inline: []byte{}}
-	check(t, s.saveParts(t.Context(), save, make([]byte, 2*indexPart)))
+	check(t, s.saveParts(t.Context(), save, bytes.NewReader(make([]byte, 2*indexPart)), 2*indexPart))
 	check(t, s.purgeParts(t.Context(), f.Identity, 0, *save.gen+1))
 	if err := s.bulk.write(t.Context(), save.publishOn); !errors.Is(err, journal.ErrUnavailable) {
 		t.Fatal(err)

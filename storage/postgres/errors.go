@@ -46,7 +46,7 @@ func sqlState(err error) string {
 func ours(err error) bool {
 	return slices.ContainsFunc([]error{
 		journal.ErrFenced, journal.ErrInDoubt, journal.ErrUnavailable, journal.ErrNotFound, journal.ErrCorrupt,
-		journal.ErrNotPlaced, journal.ErrHeld, ErrInvalid,
+		journal.ErrNotPlaced, journal.ErrHeld, journal.ErrKeysChanged, ErrInvalid,
 	}, func(target error) bool { return errors.Is(err, target) })
 }
 

@@ -1,9 +1,11 @@
 package postgres
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/jackc/pgx/v5/pgtype"
 
@@ -61,15 +63,25 @@ type indexSave struct {
 // generation changes last and under the fence, so that readers see the old
 // index or the new one.
 func (s *Store) SaveIndex(ctx context.Context, f journal.Fence, data []byte) error {
+	return s.SaveIndexFrom(ctx, f, bytes.NewReader(data), int64(len(data)))
+}
+
+// SaveIndexFrom implements journal.SealedStore.
+func (s *Store) SaveIndexFrom(ctx context.Context, f journal.Fence, r io.Reader, size int64) error {
 	if err := checkIdentity(f.Identity); err != nil {
 		return err
 	}
-	save := &indexSave{fence: f, sum: s.codec.Sum(data), inline: blob(data)}
-	if len(data) > indexInline {
-		save.inline = []byte{}
-		if err := s.saveParts(ctx, save, data); err != nil {
+	save := &indexSave{fence: f, inline: []byte{}}
+	if size > indexInline {
+		if err := s.saveParts(ctx, save, r, size); err != nil {
 			return err
 		}
+	} else {
+		save.inline = make([]byte, size)
+		if _, err := io.ReadFull(r, save.inline); err != nil {
+			return fmt.Errorf("postgres: read index to save: %w", err)
+		}
+		save.sum = s.codec.Sum(save.inline)
 	}
 	err := s.bulk.write(ctx, save.publishOn)
 	switch {
@@ -83,7 +95,7 @@ func (s *Store) SaveIndex(ctx context.Context, f journal.Fence, data []byte) err
 }
 
 // saveParts checks the fence, to fail early, and writes the parts.
-func (s *Store) saveParts(ctx context.Context, save *indexSave, data []byte) error {
+func (s *Store) saveParts(ctx context.Context, save *indexSave, r io.Reader, size int64) error {
 	f := save.fence
 	var gen, began int64
 	err := s.row(ctx, `
@@ -97,15 +109,20 @@ func (s *Store) saveParts(ctx context.Context, save *indexSave, data []byte) err
 		return err
 	}
 	save.gen, save.began = &gen, &began
-	for ; len(data) > 0; save.parts++ {
-		part := data[:min(indexPart, len(data))]
-		data = data[len(part):]
-		err := s.bulk.write(ctx, func(ctx context.Context, q querier) error {
-			_, err := q.Exec(ctx, `
-				INSERT INTO index_parts (tenant, kind, id, gen, part, data) VALUES ($1, $2, $3, $4, $5, $6)`,
-				f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, gen, save.parts, part)
-			return err
-		})
+	part := make([]byte, indexPart)
+	for ; size > 0; save.parts++ {
+		part = part[:min(indexPart, size)]
+		size -= int64(len(part))
+		_, err := io.ReadFull(r, part)
+		if err == nil {
+			save.sum = s.codec.SumMore(save.sum, part)
+			err = s.bulk.write(ctx, func(ctx context.Context, q querier) error {
+				_, err := q.Exec(ctx, `
+					INSERT INTO index_parts (tenant, kind, id, gen, part, data) VALUES ($1, $2, $3, $4, $5, $6)`,
+					f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, gen, save.parts, part)
+				return err
+			})
+		}
 		if err != nil {
 			s.purgeLogged(ctx, f.Identity, gen, gen+1)
 			return err

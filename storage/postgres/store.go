@@ -38,6 +38,7 @@ var (
 	_ journal.BlobStore    = (*Store)(nil)
 	_ journal.ChunkStore   = (*Store)(nil)
 	_ journal.CounterStore = (*Store)(nil)
+	_ journal.SealedStore  = (*Store)(nil)
 )
 
 // Open connects, brings the schema up to date and starts the collector.

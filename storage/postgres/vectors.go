@@ -31,7 +31,7 @@ func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scop
 		if err := checkKeys("chunk hash", v[i].Hash); err != nil {
 			return err
 		}
-		data, err := s.codec.PackVectors(v[i].Data)
+		data, err := s.codec.Vectors(&v[i])
 		if err != nil {
 			return fmt.Errorf("vectors of chunk %s: %w", v[i].Hash, err)
 		}
@@ -94,8 +94,7 @@ func (s *Store) VectorsByHash(ctx context.Context, sc journal.Scope, model strin
 			if err := r.Scan(&v.Hash, &v.Space, &data); err != nil {
 				return struct{}{}, err
 			}
-			var err error
-			if v.Data, err = s.codec.UnpackVectors(data); err != nil {
+			if err := s.codec.ReadVectors(&v, data); err != nil {
 				return struct{}{}, fmt.Errorf("chunk %s: %w", v.Hash, err)
 			}
 			out[v.Hash] = v

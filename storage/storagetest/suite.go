@@ -25,6 +25,8 @@ type Stores struct {
 	Chunks  journal.ChunkStore
 	// Counters reads what Journal's batches set.
 	Counters journal.CounterStore
+	Keys     journal.KeyStore    // nil: keeps no keys itself
+	Sealed   journal.SealedStore // set with Keys
 
 	// Reopen closes the store and opens it again over the same data.
 	Reopen func(t *testing.T) Stores
@@ -75,10 +77,13 @@ func Run(t *testing.T, open func(t *testing.T) Stores, opts Options) {
 		{"Wakeups", wakeupPromises()}, {"DeadLetters", deadLetterPromises()}, {"Counters", counterPromises()}, {"Snapshots", snapshotPromises()}, {"Index", indexPromises()}, {"Erase", erasePromises()},
 		{"Isolation", isolationPromises()}, {"Chunks", chunkPromises()}, {"Vectors", vectorPromises()},
 		{"Delete", deletePromises()}, {"Blobs", blobPromises()}, {"Concurrency", concurrencyPromises()},
-		{"Durability", durabilityPromises()},
+		{"Durability", durabilityPromises()}, {"Keys", keyPromises()},
 	}
 	for _, g := range groups {
 		t.Run(g.name, func(t *testing.T) {
+			if g.name == "Keys" && open(t).Keys == nil {
+				t.Skip("what encrypts keeps its keys in the store below")
+			}
 			for _, p := range g.promises {
 				t.Run(p.name, func(t *testing.T) {
 					ctx, cancel := context.WithTimeout(t.Context(), opts.Timeout)

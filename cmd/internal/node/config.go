@@ -16,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/storage/sealed"
 )
 
 // Config is what an operator may set: by flags, or in the file of --config
@@ -50,6 +51,8 @@ type Config struct {
 	Embedding      EmbedderConfig `yaml:"embedding"`
 	Memory         MemoryConfig   `yaml:"memory"`
 	Cluster        ClusterConfig  `yaml:"cluster"`
+	// Encryption of everything that is stored. It is always on.
+	Encryption EncryptionConfig `yaml:"encryption"`
 }
 
 // AuthConfig says who may call.
@@ -122,6 +125,8 @@ type Completed struct {
 	networks []netip.Prefix
 	apiKey   string
 	gossip   [][]byte // keys
+
+	masterKeys sealed.Secret // of the environment
 }
 
 // ReadFile reads a configuration file. Unknown names are errors.
@@ -158,7 +163,7 @@ func (c Config) Complete() (Completed, error) {
 		setDefault(&out.Auth.KeyFile, filepath.Join(out.Data, "dev-key"))
 	}
 	out.defaultCluster()
-	return out, errors.Join(out.checkBasics(), out.checkFetch(), out.checkEmbedding(), out.checkCluster())
+	return out, errors.Join(out.checkBasics(), out.checkFetch(), out.checkEmbedding(), out.checkCluster(), out.checkEncryption())
 }
 
 func setDefault(s *string, v string) {

@@ -22,6 +22,7 @@ import (
 	"granary.dev/granary/gateway"
 	"granary.dev/granary/gateway/auth"
 	"granary.dev/granary/storage/postgres"
+	"granary.dev/granary/storage/sealed"
 )
 
 // Node is one running node.
@@ -29,7 +30,8 @@ type Node struct {
 	cfg      Completed
 	log      *slog.Logger
 	store    store
-	database *postgres.Store // the store, when it is shared
+	sealed   *sealed.Store   // the store, as what encrypts
+	database *postgres.Store // what is below it, when it is shared
 	cluster  *cluster.Node
 	grains   *actors.Grains
 	gateway  *gateway.Gateway

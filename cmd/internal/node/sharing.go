@@ -22,6 +22,7 @@ import (
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	"granary.dev/granary/storage/embedded"
 	"granary.dev/granary/storage/postgres"
+	"granary.dev/granary/storage/sealed"
 )
 
 // store is everything durable of a node.
@@ -36,19 +37,26 @@ type store interface {
 // openStore opens the database or, without one, the data folder, and the
 // authority that knows credentials.
 func (n *Node) openStore(ctx context.Context) error {
-	var err error
-	if n.cfg.shared() {
-		n.database, err = n.openDatabase(ctx)
-		n.store = n.database
-	} else {
-		n.store, err = embedded.Open(ctx, embedded.Config{Dir: n.cfg.Data, Logger: n.log})
-	}
+	inner, err := n.openInner(ctx)
 	if err != nil {
-		n.store = nil
 		return err
 	}
+	if n.sealed, err = n.seal(ctx, inner); err != nil {
+		return errors.Join(err, inner.Close())
+	}
+	n.store = n.sealed
 	n.push("store", func(context.Context) error { return n.store.Close() })
 	return n.openAuthority(ctx)
+}
+
+// openInner opens what encryption stands before.
+func (n *Node) openInner(ctx context.Context) (sealed.Inner, error) {
+	if !n.cfg.shared() {
+		return embedded.Open(ctx, embedded.Config{Dir: n.cfg.Data, Logger: n.log})
+	}
+	var err error
+	n.database, err = n.openDatabase(ctx)
+	return n.database, err
 }
 
 // storeRetry is the time between two tries to reach a database that is away.

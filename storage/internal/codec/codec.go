@@ -4,6 +4,7 @@
 package codec
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
@@ -46,9 +47,19 @@ func (c *Codec) Close() {
 // Sum is the CRC-32C of b.
 func (c *Codec) Sum(b []byte) uint32 { return crc32.Checksum(b, c.crc) }
 
-// Pack compresses b if that saves at least a tenth.
+// SealedMark begins whatever was encrypted above the store; no UTF-8 text begins
+// with it, nor anything this package writes.
+const SealedMark = 0xf5
+
+// Sealed tells whether b was encrypted above the store.
+func Sealed(b []byte) bool { return len(b) > 0 && b[0] == SealedMark }
+
+// SumMore goes on with the sum of what came before b.
+func (c *Codec) SumMore(sum uint32, b []byte) uint32 { return crc32.Update(sum, c.crc, b) }
+
+// Pack compresses b if that saves at least a tenth. What is encrypted is left as it is.
 func (c *Codec) Pack(b []byte) (stored []byte, packed bool) {
-	if len(b) < packMin {
+	if len(b) < packMin || Sealed(b) {
 		return b, false
 	}
 	z := c.enc.EncodeAll(b, make([]byte, 0, len(b)/2))
@@ -56,6 +67,15 @@ func (c *Codec) Pack(b []byte) (stored []byte, packed bool) {
 		return b, false
 	}
 	return z, true
+}
+
+// Inflate reverses Pack of what was compressed and is known to be whole.
+func (c *Codec) Inflate(packed []byte) ([]byte, error) {
+	b, err := c.dec.DecodeAll(packed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: unpack: %w", journal.ErrCorrupt, err)
+	}
+	return b, nil
 }
 
 // Unpack reverses Pack and verifies the checksum of the result.
@@ -84,6 +104,27 @@ const (
 	vectorHead   = 8
 	vectorTail   = 4
 )
+
+// Vectors is the stored form of v: as it was encrypted, or packed here.
+func (c *Codec) Vectors(v *journal.Vectors) ([]byte, error) {
+	if v.Sealed == nil {
+		return c.PackVectors(v.Data)
+	}
+	if !Sealed(v.Sealed) {
+		return nil, fmt.Errorf("codec: vectors said to be sealed are not")
+	}
+	return v.Sealed, nil
+}
+
+// ReadVectors sets v to what is stored; b may change after it returns.
+func (c *Codec) ReadVectors(v *journal.Vectors, b []byte) (err error) {
+	if Sealed(b) {
+		v.Sealed = bytes.Clone(b)
+		return nil
+	}
+	v.Data, err = c.UnpackVectors(b)
+	return err
+}
 
 // PackVectors encodes windows of equal dimension.
 func (c *Codec) PackVectors(data [][]float32) ([]byte, error) {

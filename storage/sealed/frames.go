@@ -1,0 +1,159 @@
+package sealed
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"granary.dev/granary/actors/journal"
+)
+
+// Large things are sealed in frames, each a length and tink's ciphertext. A frame is
+// bound to its number and to whether it is the last, so that none can be left out,
+// moved, or cut off the end.
+const (
+	frameSize = 64 << 10 // of what is sealed
+	frameHead = 4
+	// frameMore is what a frame is longer than what it holds: length, tink's prefix,
+	// nonce and tag.
+	frameMore = frameHead + keyIDLen + 12 + 16
+)
+
+// frames counts the frames of something of size bytes; nothing at all is one too.
+func frames(size int64) int64 { return max(1, (size+frameSize-1)/frameSize) }
+
+// framedSize is how long it is in frames.
+func framedSize(size int64) int64 { return size + frames(size)*frameMore }
+
+// framePlace gives the place of a frame of a thing.
+func framePlace(thing []byte, n int64, last bool) []byte {
+	at := append(make([]byte, 0, len(thing)+10), thing...)
+	at = binary.AppendUvarint(at, uint64(n))
+	if last {
+		return append(at, 1)
+	}
+	return append(at, 0)
+}
+
+// sealFrame appends a frame to b.
+func (s *Store) sealFrame(ctx context.Context, tenant string, b, plain, thing []byte, n int64, last bool) ([]byte, error) {
+	k, err := s.ring.of(ctx, tenant)
+	if err != nil {
+		return nil, s.failed(failKeys, tenant, whatOf(thing), err)
+	}
+	at := framePlace(thing, n, last)
+	at[0] = formatOne
+	if k.gone.Load() {
+		return nil, s.failed(failKeys, tenant, whatOf(thing), errDestroyed)
+	}
+	body, err := k.aead.Encrypt(plain, at)
+	if err != nil {
+		return nil, s.failed(failSeal, tenant, whatOf(thing), err)
+	}
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(body)))
+	return append(b, body...), nil
+}
+
+// openFrame opens the ciphertext of a frame.
+func (s *Store) openFrame(ctx context.Context, tenant string, body, thing []byte, n int64, last bool) ([]byte, error) {
+	at := framePlace(thing, n, last)
+	at[0] = formatOne
+	k, err := s.ring.of(ctx, tenant)
+	var plain []byte
+	if err == nil {
+		plain, err = k.openBody(body, at)
+	}
+	if errors.Is(err, errUnknownKey) {
+		if k, err = s.ring.read(ctx, tenant); err == nil {
+			plain, err = k.openBody(body, at)
+		}
+	}
+	if err != nil {
+		return nil, s.unreadable(tenant, whatOf(thing), err)
+	}
+	return plain, nil
+}
+
+// frameReader reads the frames of a thing whose size is known.
+type frameReader struct {
+	s      *Store
+	ctx    context.Context
+	tenant string
+	thing  []byte
+	src    io.Reader
+	left   int64 // frames
+	next   int64 // number of the next
+	body   []byte
+	plain  []byte // what is left of the last one
+	err    error
+}
+
+// Read implements io.Reader.
+func (r *frameReader) Read(p []byte) (int, error) {
+	for len(r.plain) == 0 && r.err == nil {
+		if r.left == 0 {
+			r.err = r.end()
+			break
+		}
+		r.plain, r.err = r.frame()
+	}
+	if len(r.plain) == 0 {
+		return 0, r.err
+	}
+	n := copy(p, r.plain)
+	r.plain = r.plain[n:]
+	return n, nil
+}
+
+func (r *frameReader) frame() ([]byte, error) {
+	var head [frameHead]byte
+	if _, err := io.ReadFull(r.src, head[:]); err != nil {
+		return nil, r.short(err)
+	}
+	n := binary.LittleEndian.Uint32(head[:])
+	if n > frameSize+frameMore+64 {
+		return nil, r.s.unreadable(r.tenant, whatOf(r.thing), errTampered)
+	}
+	if cap(r.body) < int(n) {
+		r.body = make([]byte, n)
+	}
+	r.body = r.body[:n]
+	if _, err := io.ReadFull(r.src, r.body); err != nil {
+		return nil, r.short(err)
+	}
+	plain, err := r.s.openFrame(r.ctx, r.tenant, r.body, r.thing, r.next, r.left == 1)
+	r.next++
+	r.left--
+	return plain, err
+}
+
+// short tells a thing that ends too early from one that cannot be read.
+func (r *frameReader) short(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return r.s.unreadable(r.tenant, whatOf(r.thing), fmt.Errorf("%w: it is cut off", errTampered))
+	}
+	return err
+}
+
+// end proves that nothing follows.
+func (r *frameReader) end() error {
+	var one [1]byte
+	_, err := io.ReadFull(r.src, one[:])
+	switch {
+	case errors.Is(err, io.EOF):
+		return io.EOF
+	case err == nil:
+		return r.s.unreadable(r.tenant, whatOf(r.thing), fmt.Errorf("%w: more follows", errTampered))
+	}
+	return err
+}
+
+func isNoKeys(err error) bool { return errors.Is(err, errNoKeys) || errors.Is(err, errDestroyed) }
+
+var _ io.Reader = (*frameReader)(nil)
+
+func corrupt(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", journal.ErrCorrupt, fmt.Errorf(format, args...))
+}
