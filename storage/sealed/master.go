@@ -23,7 +23,7 @@ import (
 	"github.com/tink-crypto/tink-go/v2/tink"
 )
 
-// ErrMasterKey: the master key that is needed is not among those given.
+// ErrMasterKey says that the master key that is needed is not among those given.
 var ErrMasterKey = errors.New("sealed: the master key is missing")
 
 // masterKeyLen is the length of a master key, in bytes.

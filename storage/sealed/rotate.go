@@ -9,7 +9,7 @@ import (
 	"granary.dev/granary/actors/journal"
 )
 
-// ErrUnknownTenant: the tenant has no keys.
+// ErrUnknownTenant says that the tenant has no keys.
 var ErrUnknownTenant = errors.New("sealed: the tenant has no keys")
 
 // Rotate gives a tenant a new key that seals from now on. What was sealed with

@@ -93,7 +93,7 @@ func Open(ctx context.Context, inner Inner, cfg Config) (*Store, error) {
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var watcher sync.WaitGroup
 	watcher.Go(func() {
-		s.ring.watch(watching, mark, func(err error) { s.failed(failKeys, "", "changes of keys", err) })
+		s.ring.watch(watching, mark, func(err error) { s.count(failKeys, "", "changes of keys", err) })
 	})
 	s.stop = func() {
 		cancel()
