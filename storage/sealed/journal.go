@@ -39,6 +39,7 @@ func (s *Store) sealBatch(k *keys, id journal.Identity, b journal.Batch) (journa
 	b.Events = slices.Clone(b.Events)
 	for i := range b.Events {
 		e := &b.Events[i]
+		e.Hash = s.sealLink(id, e.Seq, e.Hash)
 		if e.Data, err = s.seal(k, e.Data, true, eventPlace(id, e)); err != nil {
 			return b, err
 		}
@@ -88,6 +89,7 @@ func (s *Store) UnsealEvent(ctx context.Context, id journal.Identity, e *journal
 	if e.Data, err = s.unseal(ctx, id.Tenant, e.Data, eventPlace(id, e)); err != nil {
 		return fmt.Errorf("event %d of %s: %w", e.Seq, id, err)
 	}
+	e.Hash = s.openLink(id, e.Seq, e.Hash)
 	return nil
 }
 
@@ -162,6 +164,7 @@ func (s *Store) SaveSnapshot(ctx context.Context, f journal.Fence, snap journal.
 	if snap.State, err = s.seal(k, snap.State, true, snapshotPlace(f.Identity, snap.Seq)); err != nil {
 		return err
 	}
+	snap.Hash = s.sealLink(f.Identity, snap.Seq, snap.Hash)
 	return s.Inner.SaveSnapshot(ctx, f, snap)
 }
 
@@ -174,6 +177,7 @@ func (s *Store) LoadSnapshot(ctx context.Context, id journal.Identity) (journal.
 	if snap.State, err = s.unseal(ctx, id.Tenant, snap.State, snapshotPlace(id, snap.Seq)); err != nil {
 		return journal.Snapshot{}, fmt.Errorf("state of %s at %d: %w", id, snap.Seq, err)
 	}
+	snap.Hash = s.openLink(id, snap.Seq, snap.Hash)
 	return snap, nil
 }
 

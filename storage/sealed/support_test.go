@@ -89,13 +89,15 @@ func plant(t testing.TB, s *sealed.Store, tenant, kb string) *planted {
 		return p.secrets[what]
 	}
 	p.key = journal.IdempotencyKey{Principal: "alice", Method: "m", Key: string(say("request-key"))}
+	p.secrets["link"] = bytes.Repeat([]byte("LNK!"), journal.HashSize/4)
 	check(t, s.Append(ctx, p.f, journal.Batch{
-		Events: []journal.Event{{Seq: 1, Time: time.Now(), Type: "t", Data: say("event")}, {Seq: 2, Time: time.Now(), Type: "t", Data: say("other-event")}},
+		Events: []journal.Event{{Seq: 1, Time: time.Now(), Type: "t", Data: say("event")},
+			{Seq: 2, Time: time.Now(), Type: "t", Data: say("other-event"), Hash: p.secrets["link"]}},
 		Idempotency: []journal.Idempotency{{IdempotencyKey: p.key, RequestHash: string(say("request-hash")), Response: say("response"),
 			Expires: time.Now().Add(time.Hour)}},
 		SetDeadLetters: []journal.DeadLetter{{Key: "d", Name: string(say("name")), Reason: "QUARANTINED", Since: time.Now()}},
 	}))
-	check(t, s.SaveSnapshot(ctx, p.f, journal.Snapshot{Seq: 2, State: say("snapshot")}),
+	check(t, s.SaveSnapshot(ctx, p.f, journal.Snapshot{Seq: 2, State: say("snapshot"), Hash: p.secrets["link"]}),
 		s.SaveIndex(ctx, p.f, bytes.Repeat(say("index"), 20_000)))
 	p.secrets["hash"] = []byte(secretHash)
 	a := journal.Attempt{Scope: p.scope, Document: "d", Version: 1, ID: "a"}
