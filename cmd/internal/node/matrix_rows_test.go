@@ -1,0 +1,87 @@
+package node_test
+
+import (
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
+)
+
+// matrixRows makes a good request of each RPC, about what tenant acme has. Where a
+// method would create something under any credential, it only checks.
+var matrixRows = map[string]func(*matrix) []proto.Message{
+	"GetTenant": one(func(*matrix) proto.Message { return &granaryv1.GetTenantRequest{} }),
+	"GetUsage":  one(func(*matrix) proto.Message { return &granaryv1.GetUsageRequest{} }),
+	"UpdateTenantConfig": one(func(*matrix) proto.Message {
+		return &granaryv1.UpdateTenantConfigRequest{DefaultConfig: &granaryv1.Config{}, ValidateOnly: true}
+	}),
+
+	"CreateKnowledgeBase": one(func(*matrix) proto.Message {
+		return &granaryv1.CreateKnowledgeBaseRequest{KnowledgeBaseId: "another", ValidateOnly: true}
+	}),
+	"GetKnowledgeBase":   one(func(m *matrix) proto.Message { return &granaryv1.GetKnowledgeBaseRequest{Name: m.name()} }),
+	"ListKnowledgeBases": one(func(*matrix) proto.Message { return &granaryv1.ListKnowledgeBasesRequest{} }),
+	"UpdateKnowledgeBase": one(func(m *matrix) proto.Message {
+		return &granaryv1.UpdateKnowledgeBaseRequest{KnowledgeBase: &granaryv1.KnowledgeBase{Name: m.name(), DisplayName: "x"},
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"display_name"}}, ValidateOnly: true}
+	}),
+	"DeleteKnowledgeBase": one(func(m *matrix) proto.Message { return &granaryv1.DeleteKnowledgeBaseRequest{Name: m.name()} }),
+
+	"CreateDocument": one(func(m *matrix) proto.Message {
+		return &granaryv1.CreateDocumentRequest{Spec: &granaryv1.DocumentSpec{KnowledgeBase: m.kb, DocumentId: "new"},
+			Source: &granaryv1.CreateDocumentRequest_Text{Text: "A text."}, ValidateOnly: true}
+	}),
+	"UploadDocument": func(m *matrix) []proto.Message {
+		return []proto.Message{
+			&granaryv1.UploadDocumentRequest{Part: &granaryv1.UploadDocumentRequest_Spec{Spec: &granaryv1.DocumentSpec{KnowledgeBase: m.kb, DocumentId: "new"}}},
+			&granaryv1.UploadDocumentRequest{Part: &granaryv1.UploadDocumentRequest_Data{Data: []byte("A text.")}},
+		}
+	},
+	"AppendUpload":  one(func(*matrix) proto.Message { return &granaryv1.AppendUploadRequest{Data: []byte("A text.")} }),
+	"GetDocument":   one(func(m *matrix) proto.Message { return &granaryv1.GetDocumentRequest{Name: m.docName()} }),
+	"ListDocuments": one(func(m *matrix) proto.Message { return &granaryv1.ListDocumentsRequest{Parent: m.name()} }),
+	"DeleteDocument": one(func(m *matrix) proto.Message {
+		return &granaryv1.DeleteDocumentRequest{Name: m.docName()}
+	}),
+	"CancelDocument":    one(func(m *matrix) proto.Message { return &granaryv1.CancelDocumentRequest{Name: m.docName()} }),
+	"ReprocessDocument": one(func(m *matrix) proto.Message { return &granaryv1.ReprocessDocumentRequest{Name: m.docName()} }),
+	"ListChunks":        one(func(m *matrix) proto.Message { return &granaryv1.ListChunksRequest{Parent: m.docName()} }),
+	"GetDocumentText":   one(func(m *matrix) proto.Message { return &granaryv1.GetDocumentTextRequest{Name: m.docName()} }),
+
+	"Search": one(func(m *matrix) proto.Message {
+		return &granaryv1.SearchRequest{KnowledgeBase: m.kb, Query: "signing key"}
+	}),
+	"WatchEvents": one(func(m *matrix) proto.Message {
+		return &granaryv1.WatchEventsRequest{KnowledgeBase: m.kb, FromStart: true, Heartbeat: durationpb.New(1e9)}
+	}),
+
+	// Operators'. On a node that is alone all of them say so.
+	"ListNodes": one(func(*matrix) proto.Message { return &granaryv1.ListNodesRequest{} }),
+	"GetView":   one(func(*matrix) proto.Message { return &granaryv1.GetViewRequest{} }),
+	"GetPlacement": one(func(m *matrix) proto.Message {
+		return &granaryv1.GetPlacementRequest{Tenant: "acme", KnowledgeBase: m.kb}
+	}),
+	"ListActivations":  one(func(*matrix) proto.Message { return &granaryv1.ListActivationsRequest{} }),
+	"GetClusterHealth": one(func(*matrix) proto.Message { return &granaryv1.GetClusterHealthRequest{} }),
+	"DrainNode":        one(func(*matrix) proto.Message { return &granaryv1.DrainNodeRequest{Name: "nodes/other"} }),
+	"RelocateTenant": one(func(*matrix) proto.Message {
+		return &granaryv1.RelocateTenantRequest{Tenant: "acme", Node: "nodes/other"}
+	}),
+	"Rebalance":       one(func(*matrix) proto.Message { return &granaryv1.RebalanceRequest{DryRun: true} }),
+	"ListDeadLetters": one(func(*matrix) proto.Message { return &granaryv1.ListDeadLettersRequest{} }),
+	"RetryDeadLetter": one(func(m *matrix) proto.Message {
+		return &granaryv1.RetryDeadLetterRequest{Tenant: "acme", Document: m.docName()}
+	}),
+}
+
+// one is a row of a single message.
+func one(make func(*matrix) proto.Message) func(*matrix) []proto.Message {
+	return func(m *matrix) []proto.Message { return []proto.Message{make(m)} }
+}
+
+// name is the resource name of acme's knowledge base.
+func (m *matrix) name() string { return "knowledgeBases/" + m.kb }
+
+// docName is the resource name of acme's document.
+func (m *matrix) docName() string { return m.name() + "/documents/" + m.doc }
