@@ -66,8 +66,8 @@ const (
 	// reserveShare: so much of the limit is made durable ahead at most; it is lost when the
 	// tenant's owner crashes.
 	reserveShare = 32
-	// searchShare: documents leave this part of a window's vector operations to searches.
-	searchShare = 5
+	// SearchShare: work that waits (documents) leaves this part of a window's vector operations to searches.
+	SearchShare = 5
 	// aheadWindows: a window is kept although the clock is this far behind it, since the
 	// last owner's clock may have been ahead. Beyond it that clock was wrong.
 	aheadWindows = 10
@@ -159,7 +159,7 @@ func (r *Rate) total(base int64) int64 { return base + min(r.bank, base/burstSha
 func (r *Rate) room(base int64, background bool) int64 {
 	room := r.total(base) - r.granted
 	if background {
-		room -= base / searchShare
+		room -= base / SearchShare
 	}
 	return room
 }
