@@ -76,3 +76,20 @@ func TestI1_ChainBeginsWithTheFirstEventThatHasAHash(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func FuzzParseAccess(f *testing.F) {
+	f.Add(journal.AppendAccess(nil, journal.Access{Tenant: "acme", Stream: "n#1", Seq: 1, Time: time.UnixMicro(5), Method: "m", Count: 1}))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		a, err := journal.ParseAccess(b)
+		if err != nil {
+			if !errors.Is(err, journal.ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		if again := journal.AppendAccess(nil, a); !bytes.Equal(again, b) {
+			t.Fatalf("%x was read, and is written as %x", b, again)
+		}
+	})
+}

@@ -54,6 +54,8 @@ var (
 	_ journal.ChunkStore   = (*Store)(nil)
 	_ journal.CounterStore = (*Store)(nil)
 	_ journal.SealedStore  = (*Store)(nil)
+	_ journal.AuditStore   = (*Store)(nil)
+	_ journal.Directory    = (*Store)(nil)
 )
 
 // Open takes the folder for this process and brings its schema up to date.

@@ -54,7 +54,7 @@ func openAt(t testing.TB, url string) *Store {
 
 func stores(s *Store, url string) storagetest.Stores {
 	return storagetest.Stores{
-		Journal: s, Blobs: s, Chunks: s, Counters: s, Keys: s, Sealed: s,
+		Journal: s, Blobs: s, Chunks: s, Counters: s, Keys: s, Sealed: s, Audit: s, Directory: s,
 		Reopen: func(t *testing.T) storagetest.Stores {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)

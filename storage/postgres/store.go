@@ -39,6 +39,8 @@ var (
 	_ journal.ChunkStore   = (*Store)(nil)
 	_ journal.CounterStore = (*Store)(nil)
 	_ journal.SealedStore  = (*Store)(nil)
+	_ journal.AuditStore   = (*Store)(nil)
+	_ journal.Directory    = (*Store)(nil)
 )
 
 // Open connects, brings the schema up to date and starts the collector.

@@ -48,6 +48,15 @@ func (s *Store) Owner(ctx context.Context, id journal.Identity) (journal.Owner, 
 	return o, err
 }
 
+// Owners implements journal.Directory.
+func (s *Store) Owners(ctx context.Context, q journal.OwnerQuery) ([]journal.Owner, error) {
+	list, err := s.Inner.Owners(ctx, q)
+	for i := range list {
+		s.openOwner(&list[i])
+	}
+	return list, err
+}
+
 func (s *Store) openOwner(o *journal.Owner) {
 	o.Hash = s.openLink(o.Identity, o.Head, o.Hash)
 	o.Anchor = s.openLink(o.Identity, o.Erased, o.Anchor)

@@ -24,6 +24,8 @@ type Inner interface {
 	journal.KeyStore
 	journal.SealedStore
 	journal.CounterStore
+	journal.AuditStore
+	journal.Directory
 	Close() error
 }
 

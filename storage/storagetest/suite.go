@@ -24,9 +24,11 @@ type Stores struct {
 	Blobs   journal.BlobStore
 	Chunks  journal.ChunkStore
 	// Counters reads what Journal's batches set.
-	Counters journal.CounterStore
-	Keys     journal.KeyStore    // nil: keeps no keys itself
-	Sealed   journal.SealedStore // set with Keys
+	Counters  journal.CounterStore
+	Keys      journal.KeyStore    // nil: keeps no keys itself
+	Sealed    journal.SealedStore // set with Keys
+	Audit     journal.AuditStore
+	Directory journal.Directory
 
 	// Reopen closes the store and opens it again over the same data.
 	Reopen func(t *testing.T) Stores
@@ -73,7 +75,7 @@ func Run(t *testing.T, open func(t *testing.T) Stores, opts Options) {
 		promises []promise
 	}{
 		{"Fence", fencePromises()}, {"FencedReads", fencedReadPromises()}, {"FencedBulk", fencedBulkPromises()},
-		{"Journal", journalPromises()}, {"Chains", chainPromises()}, {"Idempotency", idempotencyPromises()},
+		{"Journal", journalPromises()}, {"Chains", chainPromises()}, {"Audit", auditPromises()}, {"Directory", directoryPromises()}, {"Idempotency", idempotencyPromises()},
 		{"Wakeups", wakeupPromises()}, {"DeadLetters", deadLetterPromises()}, {"Counters", counterPromises()}, {"Snapshots", snapshotPromises()}, {"Index", indexPromises()}, {"Erase", erasePromises()},
 		{"Isolation", isolationPromises()}, {"Chunks", chunkPromises()}, {"Vectors", vectorPromises()},
 		{"Delete", deletePromises()}, {"Blobs", blobPromises()}, {"Concurrency", concurrencyPromises()},

@@ -31,6 +31,8 @@ type store interface {
 	journal.BlobStore
 	journal.ChunkStore
 	journal.CounterStore
+	journal.AuditStore
+	journal.Directory
 	Close() error
 }
 
