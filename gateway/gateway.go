@@ -40,6 +40,8 @@ type Config struct {
 	// Cluster is what that API shows and steers; nil: this server is no member of
 	// one, and all of its methods answer CLUSTER_SINGLE_NODE.
 	Cluster Cluster
+	// Keys are those everything is stored under; nil: this server does not encrypt.
+	Keys Keys
 
 	// UploadKey signs the tokens of uploads in parts: at least 32 random bytes,
 	// the same on all nodes.
@@ -163,6 +165,7 @@ func (g *Gateway) operatorServer() *connect.Server {
 	s := connect.NewServer(requestID, g.accessLog, g.encodeErrors, recoverPanics,
 		g.deadline, g.authenticateOperator, g.validate, neverCached)
 	granaryv1connect.RegisterClusterServiceHandler(s, operations{g})
+	granaryv1connect.RegisterEncryptionServiceHandler(s, encryption{operations{g}})
 	s.SetUnknownHandler(unknownMethod)
 	return s
 }

@@ -18,7 +18,15 @@ import (
 	"granary.dev/granary/gateway/auth"
 )
 
-const clusterService = "/granary.v1.ClusterService/"
+const (
+	clusterService    = "/granary.v1.ClusterService/"
+	encryptionService = "/granary.v1.EncryptionService/"
+)
+
+// ofOperators tells the methods that are for operators.
+func ofOperators(procedure string) bool {
+	return strings.HasPrefix(procedure, clusterService) || strings.HasPrefix(procedure, encryptionService)
+}
 
 // keyed is an authority whose key the test has, to sign what the authority would not.
 func keyed(t *testing.T) (*auth.Authority, ed25519.PrivateKey) {
@@ -64,11 +72,11 @@ func TestOnlyOperatorsReachTheClusterAPI_B1_A7(t *testing.T) {
 	}
 	methods := map[string]string{clusterService + "NoSuchMethod": `{}`}
 	for procedure, body := range unaryMethods(t) {
-		if strings.HasPrefix(procedure, clusterService) {
+		if ofOperators(procedure) {
 			methods[procedure] = body
 		}
 	}
-	if len(methods) != 11 {
+	if len(methods) != 14 {
 		t.Errorf("%d methods", len(methods))
 	}
 	var first string
@@ -105,7 +113,7 @@ func TestNoOperatorReachesATenantsAPI_B1_A7(t *testing.T) {
 	methods := unaryMethods(t)
 	methods["/granary.v1.TenantService/NoSuchMethod"] = `{}`
 	for procedure, body := range methods {
-		if strings.HasPrefix(procedure, clusterService) {
+		if ofOperators(procedure) {
 			continue
 		}
 		if res, out := w.post(token, procedure, body); res.StatusCode != 401 || !strings.Contains(out, kb.ReasonUnauthenticated) {

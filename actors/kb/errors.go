@@ -65,6 +65,8 @@ const (
 	ReasonNodeState          = "NODE_STATE"
 	ReasonNodeUnreachable    = "NODE_UNREACHABLE"
 	ReasonDeadLetterNotFound = "DEAD_LETTER_NOT_FOUND"
+	ReasonKeysNotFound       = "KEYS_NOT_FOUND"
+	ReasonMasterKeyMissing   = "MASTER_KEY_MISSING"
 )
 
 // FieldViolation names a field that is wrong, and why.

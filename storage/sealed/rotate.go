@@ -65,31 +65,31 @@ func (s *Store) rewrite(ctx context.Context, tenant string,
 // pageOfKeys is how many records a rotation of the master key reads at a time.
 const pageOfKeys = 200
 
+// Rewrap is what a call of RotateMaster has done.
+type Rewrap struct {
+	Master   string // id of the master key that wraps now
+	Wrapped  int    // records wrapped by this call
+	Complete bool   // none is left
+}
+
 // RotateMaster wraps all keys under the first of the master keys, which it reads anew
 // before; where a key service keeps the master key, it makes a new one first, unless an
-// earlier rotation is unfinished. It may be ended at any time and begun again, by any
-// node. It returns how many it wrapped and under which key.
-func (s *Store) RotateMaster(ctx context.Context) (wrapped int, master string, err error) {
-	if err := s.ring.master.Reload(ctx); err != nil {
-		return 0, "", err
+// earlier rotation is unfinished. It stops after limit, 0 meaning never, and goes on
+// when it is called again, by whichever node.
+func (s *Store) RotateMaster(ctx context.Context, limit time.Duration) (Rewrap, error) {
+	start := time.Now()
+	if err := s.newMaster(ctx); err != nil {
+		return Rewrap{}, err
 	}
-	if s.ring.master.add != nil {
-		left, err := s.unlike(ctx, s.ring.master.IDs()[0], func(journal.KeyRecord) (bool, error) { return false, nil })
-		if err != nil {
-			return 0, "", err
+	out := Rewrap{Master: s.ring.master.IDs()[0], Complete: true}
+	_, err := s.unlike(ctx, out.Master, func(r journal.KeyRecord) (bool, error) {
+		if limit > 0 && time.Since(start) > limit {
+			out.Complete = false
+			return false, nil
 		}
-		if left == 0 {
-			if err := s.ring.master.add(ctx); err != nil {
-				return 0, "", err
-			}
-		}
-	}
-	master = s.ring.master.IDs()[0]
-	done := 0
-	_, err = s.unlike(ctx, master, func(r journal.KeyRecord) (bool, error) {
 		ours := false
 		_, err := s.rewrite(ctx, r.Tenant, func(rec journal.KeyRecord, k *keys) (*keys, time.Time, error) {
-			if ours = rec.Master != master; !ours { // somebody else was faster
+			if ours = rec.Master != out.Master; !ours { // somebody else was faster
 				return nil, rec.Rotated, nil
 			}
 			return k, rec.Rotated, nil
@@ -98,12 +98,30 @@ func (s *Store) RotateMaster(ctx context.Context) (wrapped int, master string, e
 		case errors.Is(err, ErrUnknownTenant): // destroyed meanwhile
 			err = nil
 		case err == nil && ours:
-			done++
+			out.Wrapped++
 		}
 		return true, err
 	})
-	s.log.Info("keys wrapped under the first master key", "wrapped", done, "master", master, "complete", err == nil)
-	return done, master, err
+	if err != nil {
+		out.Complete = false
+	}
+	if out.Wrapped > 0 {
+		s.log.Info("keys wrapped under the first master key", "master", out.Master, "wrapped", out.Wrapped, "complete", out.Complete)
+	}
+	return out, err
+}
+
+// newMaster reads the master keys and makes a new one where that is ours to do.
+func (s *Store) newMaster(ctx context.Context) error {
+	m := s.ring.master
+	if err := m.Reload(ctx); err != nil || m.add == nil {
+		return err
+	}
+	unfinished, err := s.unlike(ctx, m.IDs()[0], func(journal.KeyRecord) (bool, error) { return false, nil })
+	if err != nil || unfinished > 0 {
+		return err
+	}
+	return m.add(ctx)
 }
 
 // unlike calls do for every record that another master key wraps, until it says to

@@ -307,6 +307,9 @@ func (s *Store) List(ctx context.Context, after string, limit int) ([]KeyInfo, e
 	if err != nil {
 		return nil, err
 	}
+	if len(list) == 1 && list[0].Tenant == journal.MasterKeys {
+		return s.List(ctx, journal.MasterKeys, limit)
+	}
 	list = slices.DeleteFunc(list, func(r journal.KeyRecord) bool { return r.Tenant == journal.MasterKeys })
 	out := make([]KeyInfo, len(list))
 	for i, r := range list {

@@ -87,6 +87,7 @@ type session struct {
 	events  granaryv1connect.EventServiceClient
 	tenants granaryv1connect.TenantServiceClient
 	cluster granaryv1connect.ClusterServiceClient
+	keys    granaryv1connect.EncryptionServiceClient
 }
 
 // clientRun is the body of a client command.
@@ -149,6 +150,7 @@ func (a *app) connect(from credential) (*session, error) {
 	s.events = granaryv1connect.NewEventServiceClient(client)
 	s.tenants = granaryv1connect.NewTenantServiceClient(client)
 	s.cluster = granaryv1connect.NewClusterServiceClient(client)
+	s.keys = granaryv1connect.NewEncryptionServiceClient(client)
 	return s, nil
 }
 

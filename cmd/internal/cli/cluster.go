@@ -33,7 +33,8 @@ func (a *app) clusterCommand() *cobra.Command {
   granary cluster health || echo "look at it"`,
 	}), operatorCredential())
 	cmd.AddCommand(a.clusterNodes(), a.clusterView(), a.clusterPlacement(), a.clusterActivations(), a.clusterHealth(),
-		a.clusterDrain(), a.clusterRelocate(), a.clusterRebalance(), a.clusterDeadLetters(), a.clusterRetry())
+		a.clusterDrain(), a.clusterRelocate(), a.clusterRebalance(), a.clusterDeadLetters(), a.clusterRetry(),
+		a.clusterKeys())
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -50,6 +51,18 @@ func (f *fake) ListDeadLetters(ctx context.Context, r *granaryv1.ListDeadLetters
 
 func (f *fake) RetryDeadLetter(ctx context.Context, r *granaryv1.RetryDeadLetterRequest) (*granaryv1.RetryDeadLetterResponse, error) {
 	return unary[*granaryv1.RetryDeadLetterResponse](ctx, f, r)
+}
+
+func (f *fake) ListKeys(ctx context.Context, r *granaryv1.ListKeysRequest) (*granaryv1.ListKeysResponse, error) {
+	return unary[*granaryv1.ListKeysResponse](ctx, f, r)
+}
+
+func (f *fake) RotateKey(ctx context.Context, r *granaryv1.RotateKeyRequest) (*granaryv1.RotateKeyResponse, error) {
+	return unary[*granaryv1.RotateKeyResponse](ctx, f, r)
+}
+
+func (f *fake) RotateMasterKey(ctx context.Context, r *granaryv1.RotateMasterKeyRequest) (*granaryv1.RotateMasterKeyResponse, error) {
+	return unary[*granaryv1.RotateMasterKeyResponse](ctx, f, r)
 }
 
 func sampleNodes() []*granaryv1.Node {
@@ -143,6 +156,31 @@ func clusterScript(req proto.Message) (proto.Message, error) {
 		}}, nil
 	case *granaryv1.RetryDeadLetterRequest:
 		return &granaryv1.RetryDeadLetterResponse{}, nil
+	}
+	return keysScript(req)
+}
+
+// rewraps makes every second call of RotateMasterKey the one that completes it.
+var rewraps atomic.Int64
+
+// keysScript answers what concerns keys.
+func keysScript(req proto.Message) (proto.Message, error) {
+	acme := &granaryv1.TenantKeys{Tenant: "tenants/acme", Version: 2, KeyId: "0a1b2c3d", MasterKeyId: "c0ffee00", CreateTime: at(0), RotateTime: at(3)}
+	switch r := req.(type) {
+	case *granaryv1.ListKeysRequest:
+		if r.GetPageToken() == "" {
+			return &granaryv1.ListKeysResponse{NextPageToken: "p2", Keys: []*granaryv1.TenantKeys{
+				{Version: 1, KeyId: "99887766", MasterKeyId: "c0ffee00", CreateTime: at(0), RotateTime: at(0)}, acme}}, nil
+		}
+		return &granaryv1.ListKeysResponse{Keys: []*granaryv1.TenantKeys{
+			{Tenant: "tenants/gone", Version: 3, KeyId: "01020304", MasterKeyId: "c0ffee00", CreateTime: at(1), RotateTime: at(1), Destroyed: true}}}, nil
+	case *granaryv1.RotateKeyRequest:
+		return &granaryv1.RotateKeyResponse{Keys: acme}, nil
+	case *granaryv1.RotateMasterKeyRequest:
+		if rewraps.Add(1)%2 == 1 {
+			return &granaryv1.RotateMasterKeyResponse{MasterKeyId: "c0ffee00", WrappedCount: 200}, nil
+		}
+		return &granaryv1.RotateMasterKeyResponse{MasterKeyId: "c0ffee00", WrappedCount: 3, Complete: true}, nil
 	}
 	return nil, connect.NewError(connect.CodeUnimplemented, fmt.Sprintf("no script for %T", req))
 }

@@ -29,6 +29,9 @@ func TestOutputOfTheClusterCommandsMatchesItsGoldenFiles_A7(t *testing.T) {
 		"cluster_relocate_back":    {"relocate", "tenants/acme"},
 		"cluster_rebalance":        {"rebalance", "--dry-run"},
 		"cluster_dead_letters":     {"dead-letters"},
+		"cluster_keys":             {"keys", "list"},
+		"cluster_keys_rotate":      {"keys", "rotate", "--tenant", "acme"},
+		"cluster_keys_master":      {"keys", "rotate-master"},
 		"cluster_retry":            {"retry", "kb/handbook/leave.md-1f", "--tenant", "acme"},
 	}
 	for name, args := range cases {
@@ -77,6 +80,14 @@ func TestClusterJSONParsesAsTheResponse_A7(t *testing.T) {
 			return len(m.(*granaryv1.ListDeadLettersResponse).GetDeadLetters()) == 2
 		}},
 		{[]string{"retry", "kb/handbook/d1", "--tenant", "acme"}, &granaryv1.RetryDeadLetterResponse{}, nil},
+		{[]string{"keys", "list"}, &granaryv1.ListKeysResponse{}, func(m proto.Message) bool {
+			return len(m.(*granaryv1.ListKeysResponse).GetKeys()) == 3
+		}},
+		{[]string{"keys", "rotate", "--tenant", "acme"}, &granaryv1.RotateKeyResponse{}, nil},
+		{[]string{"keys", "rotate-master"}, &granaryv1.RotateMasterKeyResponse{}, func(m proto.Message) bool {
+			r := m.(*granaryv1.RotateMasterKeyResponse)
+			return r.GetWrappedCount() == 203 && r.GetComplete()
+		}},
 	}
 	url := (&fake{answer: clusterScript}).serve(t, false)
 	for _, c := range cases {
@@ -114,6 +125,7 @@ func TestClusterCommandsSendTheirFlags_A7(t *testing.T) {
 		{[]string{"relocate", "acme", "--to", "n2"}, &granaryv1.RelocateTenantRequest{Tenant: "acme", Node: "n2"}},
 		{[]string{"relocate", "acme"}, &granaryv1.RelocateTenantRequest{Tenant: "acme"}},
 		{[]string{"rebalance"}, &granaryv1.RebalanceRequest{}},
+		{[]string{"keys", "rotate", "--tenant", "acme"}, &granaryv1.RotateKeyRequest{Tenant: "acme"}},
 		{[]string{"rebalance", "--dry-run"}, &granaryv1.RebalanceRequest{DryRun: true}},
 		{[]string{"retry", "kb/handbook/a.b", "--tenant", "acme"}, &granaryv1.RetryDeadLetterRequest{Tenant: "acme", Document: "knowledgeBases/handbook/documents/a.b"}},
 		{[]string{"retry", "knowledgeBases/handbook/documents/a.b", "--tenant", "acme"}, &granaryv1.RetryDeadLetterRequest{Tenant: "acme", Document: "knowledgeBases/handbook/documents/a.b"}},

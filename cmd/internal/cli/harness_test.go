@@ -201,6 +201,7 @@ func (f *fake) serve(t *testing.T, http1 bool) string {
 	granaryv1connect.RegisterEventServiceHandler(server, f)
 	granaryv1connect.RegisterTenantServiceHandler(server, f)
 	granaryv1connect.RegisterClusterServiceHandler(server, f)
+	granaryv1connect.RegisterEncryptionServiceHandler(server, f)
 	mux := http.NewServeMux()
 	connecthttp.Mount(mux, server)
 	srv := httptest.NewUnstartedServer(mux)

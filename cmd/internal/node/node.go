@@ -200,7 +200,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 		return nil // a node that serves no clients
 	}
 	var err error
-	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, Cluster: n.operators(), UploadKey: n.uploads, Logger: n.log,
+	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, Cluster: n.operators(), Keys: keys{n.sealed}, UploadKey: n.uploads, Logger: n.log,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})
 	if err != nil {
 		return err
