@@ -69,6 +69,9 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 		return &granaryv1.RelocateTenantRequest{Tenant: "acme", Node: "nodes/other"}
 	}),
 	"Rebalance":       one(func(*matrix) proto.Message { return &granaryv1.RebalanceRequest{DryRun: true} }),
+	"ListKeys":        one(func(*matrix) proto.Message { return &granaryv1.ListKeysRequest{} }),
+	"RotateKey":       one(func(*matrix) proto.Message { return &granaryv1.RotateKeyRequest{Tenant: "acme"} }),
+	"RotateMasterKey": one(func(*matrix) proto.Message { return &granaryv1.RotateMasterKeyRequest{} }),
 	"ListDeadLetters": one(func(*matrix) proto.Message { return &granaryv1.ListDeadLettersRequest{} }),
 	"RetryDeadLetter": one(func(m *matrix) proto.Message {
 		return &granaryv1.RetryDeadLetterRequest{Tenant: "acme", Document: m.docName()}
