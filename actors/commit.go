@@ -137,15 +137,30 @@ func (c *core) flush(wakeup bool) {
 	}
 	// What is cut off may owe work that the state, which has it all, does not.
 	wakeup = wakeup || len(c.queue) > 0 && c.id.Kind == KindKB
-	if wakeup != c.wakeSet {
-		if wakeup {
-			b.SetWakeups = []journal.Wakeup{{Key: wakeKey, Due: c.deps.Now().Add(wakeAfter)}}
-		} else {
-			b.ClearWakeups = []string{wakeKey}
-		}
-		c.wakeSet = wakeup
-	}
+	c.setWakeup(&b, wakeup)
 	go c.commit(c.fence, c.owned, b)
+}
+
+// setWakeup keeps the row in step: for work that is there, or else for the next
+// that time brings.
+func (c *core) setWakeup(b *journal.Batch, owes bool) {
+	var due time.Time
+	if !owes && c.later != nil {
+		due = c.later()
+	}
+	set := owes || !due.IsZero()
+	if set == c.wakeSet && due.Equal(c.wakeDue) {
+		return
+	}
+	switch {
+	case !set:
+		b.ClearWakeups = []string{wakeKey}
+	case owes:
+		b.SetWakeups = []journal.Wakeup{{Key: wakeKey, Due: c.deps.Now().Add(wakeAfter)}}
+	default:
+		b.SetWakeups = []journal.Wakeup{{Key: wakeKey, Due: due}}
+	}
+	c.wakeSet, c.wakeDue = set, due
 }
 
 const (

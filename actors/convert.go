@@ -225,6 +225,9 @@ func eventProto(kbID string, seq int64, at time.Time, principal, requestID strin
 		about(e.ID, e.Version, kb.StateCancelled)
 	case *kb.DocumentDeleteRequested:
 		about(e.ID, 0, kb.StateDeleting)
+		if e.Expired {
+			detail("reason", "EXPIRED")
+		}
 	case *kb.DocumentDeleted:
 		about(e.ID, 0, kb.StateNone)
 	}

@@ -63,12 +63,14 @@ type core struct {
 	queue     []*write
 	inflight  []*write // of the commit under way, or of the one in doubt
 	waiting   []call
-	reads     *readers // nil when no read waits for the store
-	snapshot  int64    // sequence number of the stored snapshot
-	wakeSet   bool     // a wake-up row exists
-	broken    error    // why this activation ended; nothing more is decided
-	stopping  bool     // drain asked for
-	giveUp    func()   // ends what runs to load, to find out about a doubt, or to release
+	reads     *readers         // nil when no read waits for the store
+	snapshot  int64            // sequence number of the stored snapshot
+	wakeSet   bool             // a wake-up row exists
+	wakeDue   time.Time        // when it is due if it stands for work to come; zero: the work is there
+	later     func() time.Time // when a grain that owes nothing will; nil or zero: never
+	broken    error            // why this activation ended; nothing more is decided
+	stopping  bool             // drain asked for
+	giveUp    func()           // ends what runs to load, to find out about a doubt, or to release
 	overdue   *time.Timer
 }
 

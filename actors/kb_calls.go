@@ -50,6 +50,7 @@ func (g *kbGrain) serve(c call, m *nodev1.KnowledgeBaseCall) {
 		g.answer(c, errorReply(err))
 		return
 	}
+	g.expire()
 	switch op := m.GetOperation().(type) {
 	case *nodev1.KnowledgeBaseCall_Get:
 		g.withSettings(orReply(c, func() { g.answer(c, g.get()) }))
@@ -119,7 +120,7 @@ func errorReply(err error) *nodev1.KnowledgeBaseReply {
 }
 
 func (g *kbGrain) getDocument(r *granaryv1.GetDocumentRequest) *nodev1.KnowledgeBaseReply {
-	d, err := g.kb.Find(docID(r.GetName()))
+	d, err := g.find(docID(r.GetName()))
 	if err != nil {
 		return errorReply(err)
 	}
@@ -131,7 +132,9 @@ func (g *kbGrain) document(d *kb.Document) *granaryv1.Document {
 	if g.work != nil {
 		p = g.work.progress[d.ID]
 	}
-	return documentProto(g.id.ID, d, p)
+	out := documentProto(g.id.ID, d, p)
+	out.ExpireTime = timestamp(g.kb.Retention().ExpiryOf(d))
+	return out
 }
 
 func (g *kbGrain) get() *nodev1.KnowledgeBaseReply {
@@ -151,6 +154,7 @@ func (g *kbGrain) describe() *granaryv1.KnowledgeBase {
 		DocumentCounts: make(map[string]int64), ChunkCount: g.kb.Chunks(), SourceBytes: g.kb.SourceBytes(),
 		CreateTime: timestamp(g.kb.CreatedAt()), UpdateTime: timestamp(g.kb.UpdatedAt()), Revision: g.head,
 		Etag: g.kb.Etag(), Workspace: g.kb.Workspace(), DocumentLimit: s.limits.DocumentsPerKB,
+		Retention: retentionProto(g.kb.Retention()),
 	}
 	for _, st := range kb.States() {
 		if n := g.kb.Count(st); n > 0 {

@@ -25,6 +25,7 @@ func (g *kbGrain) wake(ctx actor.Context) {
 	if g.kb.Phase() == kb.PhaseActive && !g.kb.Listed() && g.quiet() && !g.busy().listing && !g.stopping {
 		g.register(func() {})
 	}
+	g.expire()
 	g.startDue(ctx)
 }
 

@@ -23,6 +23,7 @@ func (g *kbGrain) erased(ctx actor.Context, m *erasedMsg) {
 		return
 	}
 	m.done()
+	g.expire()
 	g.startDue(ctx)
 	g.idle()
 }
@@ -65,18 +66,57 @@ func (g *kbGrain) again(what string, err error, step func()) {
 	})
 }
 
+// doomed is a document that is being deleted, with everything there is of it.
+type doomed struct {
+	id      string
+	garbage kb.Garbage
+}
+
+// eraseAtOnce is how many documents one step erases: a knowledge base whose
+// documents expire in thousands leaves room for others.
+const eraseAtOnce = 64
+
 // eraseDocument removes everything of a document that is being deleted, and
 // then the document. The wake-up row makes sure it is not forgotten.
 func (g *kbGrain) eraseDocument(id string, garbage kb.Garbage) {
+	w := g.busy()
+	w.doomed = append(w.doomed, doomed{id, garbage})
+	g.eraseNext()
+}
+
+// eraseNext erases the documents that wait for it, some at a time.
+func (g *kbGrain) eraseNext() {
+	w := g.work
+	if w.dooming || len(w.doomed) == 0 {
+		return
+	}
+	n := min(len(w.doomed), eraseAtOnce)
+	batch := w.doomed[:n:n]
+	w.doomed, w.dooming = w.doomed[n:], true
+	g.eraseBatch(batch)
+}
+
+func (g *kbGrain) eraseBatch(batch []doomed) {
 	scope := g.scope()
+	var garbage kb.Garbage
+	for _, d := range batch {
+		garbage.Attempts = append(garbage.Attempts, d.garbage.Attempts...)
+		garbage.Blobs = append(garbage.Blobs, d.garbage.Blobs...)
+	}
 	g.aside(func(ctx context.Context) error { return g.remove(ctx, scope, garbage) }, func(err error) {
 		if err != nil {
-			g.again("document not erased yet", err, func() { g.eraseDocument(id, garbage) })
+			g.again("documents not erased yet", err, func() { g.eraseBatch(batch) })
 			return
 		}
-		if now := g.kb.Document(id); now != nil && now.State == kb.StateDeleting {
-			g.record([]kb.Event{&kb.DocumentDeleted{ID: id}}, nil)
+		var events []kb.Event
+		for _, d := range batch {
+			if now := g.kb.Document(d.id); now != nil && now.State == kb.StateDeleting {
+				events = append(events, &kb.DocumentDeleted{ID: d.id})
+			}
 		}
+		g.record(events, nil)
+		g.work.dooming = false
+		g.eraseNext()
 	})
 }
 
@@ -293,7 +333,7 @@ func (g *kbGrain) eraseJournal() {
 		}
 		g.kb.ResetTo(g.kb.Revision())
 		g.snapshot = seq
-		g.wakeSet = false
+		g.wakeSet, g.wakeDue = false, time.Time{}
 	})
 }
 

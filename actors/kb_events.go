@@ -199,7 +199,7 @@ func (g *kbGrain) endWatch(wt *watcher) {
 
 // listChunks reads a page of the chunks searches see.
 func (g *kbGrain) listChunks(c call, r *granaryv1.ListChunksRequest) {
-	d, err := g.kb.Find(docID(r.GetParent()))
+	d, err := g.find(docID(r.GetParent()))
 	if err != nil {
 		g.answer(c, errorReply(err))
 		return
@@ -264,7 +264,7 @@ func (g *kbGrain) readAside(c call, read func(context.Context, journal.Scope) (*
 
 // getText gives a part of a document's extracted text.
 func (g *kbGrain) getText(c call, r *granaryv1.GetDocumentTextRequest) {
-	d, err := g.kb.Find(docID(r.GetName()))
+	d, err := g.find(docID(r.GetName()))
 	if err != nil {
 		g.answer(c, errorReply(err))
 		return
@@ -314,11 +314,12 @@ func (g *kbGrain) listDocuments(r *granaryv1.ListDocumentsRequest) *nodev1.Knowl
 		want[s] = true
 	}
 	size := pageSize(r.GetPageSize(), 1000)
+	now := g.deps.Now()
 	out := &granaryv1.ListDocumentsResponse{Revision: g.head}
 	last := int64(0)
 	g.kb.After(after, func(d *kb.Document) bool {
 		p := g.document(d)
-		if d.State == kb.StateDeleting || (len(want) > 0 && !want[p.GetState()]) {
+		if d.State == kb.StateDeleting || g.kb.Expired(d, now) || (len(want) > 0 && !want[p.GetState()]) {
 			return true
 		}
 		if len(out.Documents) == size {

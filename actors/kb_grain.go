@@ -45,6 +45,9 @@ type kbWork struct {
 
 	index    *kbIndex    // nil until somebody searches or ingests
 	erasing  int         // erasures under way
+	doomed   []doomed    // documents to be erased
+	dooming  bool        // some of them are being erased
+	expiring int         // decisions that documents expire, not committed yet
 	sweeping bool        // what earlier activations left is being listed; no run starts
 	listing  bool        // the tenant is being told
 	grace    *time.Timer // a drain waits for erasures until then; nil: it does not
@@ -81,7 +84,9 @@ type settings struct {
 }
 
 func newKBGrain(d *Deps, id journal.Identity) *kbGrain {
-	return &kbGrain{core: core{deps: d, id: id}}
+	g := &kbGrain{core: core{deps: d, id: id}}
+	g.later = g.nextExpiry
+	return g
 }
 
 // kbState adapts kb.KB to the core.
@@ -215,7 +220,10 @@ func (g *kbGrain) loaded(ctx actor.Context, m *loadedMsg) {
 	g.kb = m.state.(kbState).KB
 	waiting := g.begin(m)
 	// A row that is there stays until this activation knows better.
-	g.wakeSet = g.owes()
+	if g.wakeSet = g.owes(); !g.wakeSet {
+		g.wakeDue = g.nextExpiry()
+		g.wakeSet = !g.wakeDue.IsZero()
+	}
 	g.resume(ctx)
 	for _, c := range waiting {
 		g.handle(c)
@@ -245,6 +253,7 @@ func (g *kbGrain) resume(ctx actor.Context) {
 	if !g.kb.Listed() {
 		g.register(func() {})
 	}
+	g.expire()
 	if g.kb.Pending() == 0 && g.kb.Count(kb.StateDeleting) == 0 {
 		return
 	}

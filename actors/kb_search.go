@@ -37,7 +37,7 @@ func (g *kbGrain) search(c call, r *granaryv1.SearchRequest, stale bool) {
 		g.answer(c, errorReply(err))
 		return
 	}
-	if g.unborn(func() { g.search(c, r, stale) }, c) {
+	if g.unborn(func() { g.search(c, r, stale) }, c) || !stale && g.outdated(func() { g.search(c, r, stale) }, c) {
 		return
 	}
 	if strings.TrimSpace(r.GetQuery()) == "" {
@@ -59,7 +59,7 @@ func (g *kbGrain) search(c call, r *granaryv1.SearchRequest, stale bool) {
 		return
 	}
 	s := g.work.settings
-	q := &query{deps: g.deps, kbID: g.id.ID, scope: g.scope(), request: r, filter: filter, stale: stale,
+	q := &query{deps: g.deps, kbID: g.id.ID, scope: g.scope(), request: r, filter: filter, stale: stale, retention: g.kb.Retention(),
 		eff: kb.Resolve(g.deps.builtIn(), s.config, g.kb.Config(), override), own: g.kb.ConfigVersion(), tenant: s.version}
 	g.ensureIndex(orReply(c, func() {
 		ix := g.work.index
@@ -132,6 +132,7 @@ type query struct {
 	eff         kb.Effective
 	own, tenant int64
 	stale       bool
+	retention   kb.Retention
 	view        func() *search.View // the newest
 	docs        func(key any) (any, bool)
 	gone        func() bool // the index was given up
@@ -306,7 +307,7 @@ func (q *query) live(h search.Hit) (d *kb.Document, replaced bool) {
 	}
 	d = v.(*kb.Document)
 	switch {
-	case !visible(d):
+	case !visible(d), q.retention.ExpiredAt(d, q.deps.Now()):
 		return nil, false
 	case d.Live.Attempt != h.Attempt:
 		return nil, true

@@ -192,7 +192,8 @@ func (g *kbGrain) decideCreate(r *granaryv1.CreateKnowledgeBaseRequest) (decisio
 	if err := g.checkConfig(config, kb.Config{}); err != nil {
 		return decision{}, err
 	}
-	events, err := g.kb.Create(uuid.NewString(), r.GetDisplayName(), r.GetDescription(), config)
+	events, err := g.kb.Create(uuid.NewString(), kb.Patch{DisplayName: r.GetDisplayName(), Description: r.GetDescription(),
+		Config: config, Retention: retentionOf(r.GetRetention())})
 	if w := kb.WorkspaceOr(r.GetWorkspace()); err == nil && w != kb.DefaultWorkspace {
 		events = append(events, &kb.Placed{Workspace: w})
 	}
@@ -201,7 +202,8 @@ func (g *kbGrain) decideCreate(r *granaryv1.CreateKnowledgeBaseRequest) (decisio
 		d.reply = func() *nodev1.KnowledgeBaseReply {
 			return &nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_KnowledgeBase{
 				KnowledgeBase: &granaryv1.KnowledgeBase{Name: kbName(g.id.ID), DisplayName: r.GetDisplayName(),
-					Description: r.GetDescription(), Config: r.GetConfig(), Workspace: kb.WorkspaceOr(r.GetWorkspace())}}}
+					Description: r.GetDescription(), Config: r.GetConfig(), Workspace: kb.WorkspaceOr(r.GetWorkspace()),
+					Retention: r.GetRetention()}}}
 		}
 	}
 	return d, err
@@ -232,7 +234,7 @@ func (g *kbGrain) decideUpdate(r *granaryv1.UpdateKnowledgeBaseRequest) (decisio
 func (g *kbGrain) update(k *granaryv1.KnowledgeBase, mask []string) (events []kb.Event, err error) {
 	rest := slices.DeleteFunc(slices.Clone(mask), func(path string) bool { return path == pathWorkspace })
 	if len(rest) > 0 || len(mask) == 0 {
-		if events, err = g.kb.Update(k.GetEtag(), k.GetDisplayName(), k.GetDescription(), configOf(k.GetConfig()), rest); err != nil {
+		if events, err = g.kb.Update(k.GetEtag(), patchOf(k), rest); err != nil {
 			return nil, err
 		}
 	}
@@ -241,6 +243,12 @@ func (g *kbGrain) update(k *granaryv1.KnowledgeBase, mask []string) (events []kb
 	}
 	moved, err := g.kb.Move(k.GetEtag(), k.GetWorkspace())
 	return append(events, moved...), err
+}
+
+// patchOf is what a request says of a knowledge base.
+func patchOf(k *granaryv1.KnowledgeBase) kb.Patch {
+	return kb.Patch{DisplayName: k.GetDisplayName(), Description: k.GetDescription(), Config: configOf(k.GetConfig()),
+		Retention: retentionOf(k.GetRetention())}
 }
 
 // relisted reports whether the tenant's list says something else after these events.
@@ -265,7 +273,7 @@ func (g *kbGrain) decideAdd(r *nodev1.AddDocument) (decision, error) {
 	events, id, existing, err := g.kb.Add(kb.AddRequest{
 		ID: spec.GetDocumentId(), NewID: uuid.Must(uuid.NewV7()).String(), Name: spec.GetDisplayName(),
 		MediaType: spec.GetMediaType(), Metadata: spec.GetMetadata(), OnDuplicate: onDuplicate(spec.GetOnDuplicate()),
-		Chunking: override, Limits: g.work.settings.limits,
+		Chunking: override, Limits: g.work.settings.limits, ExpireAt: timeOf(spec.GetExpireTime()), TTL: spec.GetTtl().AsDuration(), Now: g.deps.Now(),
 		Source: kb.Source{Blob: src.GetBlob(), Size: src.GetSizeBytes(), SHA256: src.GetSha256(), URL: src.GetUrl()},
 	})
 	if err != nil {

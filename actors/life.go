@@ -71,6 +71,7 @@ func (c *core) restart() {
 	c.phase, c.fence, c.owned, c.proof, c.head, c.committed = phaseLoading, journal.Fence{}, false, lease{}, 0, 0
 	c.hash = nil
 	c.queue, c.inflight, c.snapshot, c.wakeSet, c.broken = nil, nil, 0, false, nil
+	c.wakeDue = time.Time{}
 }
 
 const (

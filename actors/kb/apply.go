@@ -119,7 +119,7 @@ func (k *KB) applyAdded(seq int64, at time.Time, e *DocumentAdded) error {
 			k.docs, k.byHash = make(map[string]*Document), make(map[string]string)
 		}
 		d := &Document{ID: e.ID, Created: at, CreatedSeq: seq}
-		fillVersion(d, e)
+		fillVersion(d, e, at)
 		k.docs[e.ID] = d
 		k.order = append(k.order, e.ID)
 		d.Updated, d.UpdatedSeq = at, seq
@@ -129,10 +129,11 @@ func (k *KB) applyAdded(seq int64, at time.Time, e *DocumentAdded) error {
 	if e.Version != old.Version+1 {
 		return fmt.Errorf("version %d follows %d", e.Version, old.Version)
 	}
-	return k.change(seq, at, e.ID, 0, StateQueued, func(d *Document) { fillVersion(d, e) })
+	return k.change(seq, at, e.ID, 0, StateQueued, func(d *Document) { fillVersion(d, e, at) })
 }
 
-func fillVersion(d *Document, e *DocumentAdded) {
+func fillVersion(d *Document, e *DocumentAdded, at time.Time) {
+	d.VersionAt, d.ExpireAt = at, e.ExpireAt
 	d.Name, d.MediaType, d.Metadata, d.OnDuplicate = e.Name, e.MediaType, copyMetadata(e.Metadata), e.OnDuplicate
 	d.Chunking, d.Version, d.Source, d.State = e.Chunking, e.Version, e.Source, StateQueued
 	d.Attempt, d.Chunked, d.Model, d.Runs, d.Failures, d.Crashes = "", 0, "", 0, 0, 0
@@ -184,6 +185,7 @@ func (k *KB) account(old, now *Document) {
 		k.bytes += now.Source.Size
 		k.chunks += now.liveChunks()
 	}
+	k.schedule(old, now)
 	if old.owns() == now.owns() {
 		return // most changes: disown may have to look at every document
 	}

@@ -33,8 +33,16 @@ func (k *KB) NoKnowledgeBase() *Error {
 		With("knowledge_base", k.id)
 }
 
+// Patch is what people say of a knowledge base.
+type Patch struct {
+	DisplayName string
+	Description string
+	Config      Config
+	Retention   Retention
+}
+
 // Create decides a new incarnation.
-func (k *KB) Create(uid, displayName, description string, config Config) ([]Event, error) {
+func (k *KB) Create(uid string, p Patch) ([]Event, error) {
 	switch k.phase {
 	case PhaseActive:
 		return nil, Errorf(CodeAlreadyExists, ReasonKnowledgeBaseExists, "knowledge base %q exists", k.id).
@@ -46,11 +54,14 @@ func (k *KB) Create(uid, displayName, description string, config Config) ([]Even
 	if !ValidID(k.id) {
 		return nil, Errorf(CodeInvalidArgument, ReasonRequestInvalid, "%q is not a knowledge base id", k.id)
 	}
-	return []Event{&Created{UID: uid, DisplayName: displayName, Description: description, Config: config}}, nil
+	if err := p.Retention.Validate(); err != nil {
+		return nil, err
+	}
+	return []Event{&Created{UID: uid, DisplayName: p.DisplayName, Description: p.Description, Config: p.Config, Retention: p.Retention}}, nil
 }
 
-// Update decides a change of description or configuration along mask paths.
-func (k *KB) Update(etag, displayName, description string, config Config, mask []string) ([]Event, error) {
+// Update decides a change of description, configuration or retention along mask paths.
+func (k *KB) Update(etag string, p Patch, mask []string) ([]Event, error) {
 	if err := k.Exists(); err != nil {
 		return nil, err
 	}
@@ -60,20 +71,25 @@ func (k *KB) Update(etag, displayName, description string, config Config, mask [
 	if len(mask) == 0 {
 		return nil, Errorf(CodeInvalidArgument, ReasonFieldMaskInvalid, "update_mask is empty")
 	}
-	e := &Updated{DisplayName: k.name, Description: k.descr, Config: k.config, ConfigVersion: k.configVersion + 1}
+	e := &Updated{DisplayName: k.name, Description: k.descr, Config: k.config, ConfigVersion: k.configVersion + 1, Retention: k.retention}
 	for _, path := range mask {
 		switch path {
 		case "display_name":
-			e.DisplayName = displayName
+			e.DisplayName = p.DisplayName
 		case "description":
-			e.Description = description
+			e.Description = p.Description
+		case "retention":
+			if err := p.Retention.Validate(); err != nil {
+				return nil, err
+			}
+			e.Retention = p.Retention
 		default:
 			set, ok := configFields[path]
 			if !ok {
 				return nil, Errorf(CodeInvalidArgument, ReasonFieldMaskInvalid, "update_mask: %q cannot be changed", path).
 					With("path", path)
 			}
-			set(&e.Config, &config)
+			set(&e.Config, &p.Config)
 		}
 	}
 	return []Event{e}, nil
@@ -126,6 +142,9 @@ type AddRequest struct {
 	OnDuplicate OnDuplicate
 	Chunking    *ChunkingConfig
 	Limits      Limits
+	ExpireAt    time.Time     // end of its time; the zero time: none of its own
+	TTL         time.Duration // the same, from now; 0: none
+	Now         time.Time
 }
 
 // Add decides what becomes of a document: queued, the next version of one that
@@ -138,9 +157,12 @@ func (k *KB) Add(r AddRequest) (events []Event, id string, existing *Document, e
 		return nil, "", nil, err
 	}
 	named, same := k.docs[r.ID], k.sameSource(r.Source)
-	if named != nil && named.State == StateDeleting {
+	if named != nil && (named.State == StateDeleting || k.Expired(named, r.Now)) {
 		// Not even "it is there" is true of it any more.
 		return nil, "", nil, stateError(named, "is being deleted")
+	}
+	if k.Expired(same, r.Now) {
+		same = nil
 	}
 	if named != nil && !named.has(r.Source) {
 		// Other bytes under a known id: its next version, whoever else has them.
@@ -172,12 +194,25 @@ func (r *AddRequest) check() error {
 	if r.ID != "" && !ValidDocumentID(r.ID) {
 		return Errorf(CodeInvalidArgument, ReasonRequestInvalid, "%q is not a document id", r.ID)
 	}
-	if r.Source.URL == "" {
-		return nil
+	if err := r.checkExpiry(); err != nil || r.Source.URL == "" {
+		return err
 	}
 	u, err := url.Parse(r.Source.URL)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Hostname() == "" || u.User != nil {
 		return Errorf(CodeInvalidArgument, ReasonURLNotValid, "the URL must be http or https, with a host and without credentials")
+	}
+	return nil
+}
+
+// checkExpiry refuses an end that has passed, and makes a lifetime one.
+func (r *AddRequest) checkExpiry() error {
+	switch {
+	case r.TTL != 0 && (r.TTL < MinRetention || r.TTL > MaxRetention):
+		return retentionError("spec.ttl", "is not between one second and a hundred years")
+	case r.TTL != 0:
+		r.ExpireAt = r.Now.Add(r.TTL)
+	case !r.ExpireAt.IsZero() && !r.ExpireAt.After(r.Now):
+		return retentionError("spec.expire_time", "has passed")
 	}
 	return nil
 }
@@ -206,7 +241,7 @@ func (k *KB) addNew(r AddRequest) ([]Event, string, *Document, error) {
 		id = r.NewID
 	}
 	return []Event{&DocumentAdded{ID: id, Version: 1, Name: r.Name, MediaType: r.MediaType, Metadata: r.Metadata,
-		Source: r.Source, OnDuplicate: r.OnDuplicate, Chunking: r.Chunking}}, id, nil, nil
+		Source: r.Source, OnDuplicate: r.OnDuplicate, Chunking: r.Chunking, ExpireAt: r.ExpireAt}}, id, nil, nil
 }
 
 // nextVersion decides the next version of d from a new request.
@@ -223,7 +258,7 @@ func (k *KB) nextVersion(r AddRequest, d *Document) ([]Event, string, *Document,
 		name = d.Name
 	}
 	events = append(events, &DocumentAdded{ID: d.ID, Version: d.Version + 1, Name: name, MediaType: r.MediaType,
-		Metadata: r.Metadata, Source: r.Source, OnDuplicate: r.OnDuplicate, Chunking: r.Chunking})
+		Metadata: r.Metadata, Source: r.Source, OnDuplicate: r.OnDuplicate, Chunking: r.Chunking, ExpireAt: r.ExpireAt})
 	return events, d.ID, nil, nil
 }
 
@@ -274,10 +309,15 @@ func (k *KB) Find(id string) (*Document, error) {
 	}
 	d := k.docs[id]
 	if d == nil || d.State == StateDeleting {
-		return nil, Errorf(CodeNotFound, ReasonDocumentNotFound, "document %q does not exist in knowledge base %q", id, k.id).
-			With("document", id)
+		return nil, NoDocument(k.id, id)
 	}
 	return d, nil
+}
+
+// NoDocument says that a document is not there.
+func NoDocument(kbID, id string) error {
+	return Errorf(CodeNotFound, ReasonDocumentNotFound, "document %q does not exist in knowledge base %q", id, kbID).
+		With("document", id)
 }
 
 // Reprocess decides a new version from the source that is there.
@@ -293,7 +333,7 @@ func (k *KB) Reprocess(id string, chunking *ChunkingConfig) ([]Event, error) {
 		chunking = d.Chunking
 	}
 	return []Event{&DocumentAdded{ID: d.ID, Version: d.Version + 1, Name: d.Name, MediaType: d.MediaType,
-		Metadata: d.Metadata, Source: d.Source, OnDuplicate: d.OnDuplicate, Chunking: chunking}}, nil
+		Metadata: d.Metadata, Source: d.Source, OnDuplicate: d.OnDuplicate, Chunking: chunking, ExpireAt: d.ExpireAt}}, nil
 }
 
 // Cancel decides the end of a version that is queued or being processed.

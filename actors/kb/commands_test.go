@@ -47,29 +47,29 @@ func TestAddRefusesABadIDAndABadURL_C3(t *testing.T) {
 func TestAKnowledgeBaseLivesFromCreateToErasure_C1(t *testing.T) {
 	w := newWorld(t)
 	refused(t, w.k.Exists(), kb.CodeNotFound, kb.ReasonKnowledgeBaseNotFound)
-	if _, err := kb.New("No").Create("uid", "", "", kb.Config{}); !kb.Is(err, kb.ReasonRequestInvalid) {
+	if _, err := kb.New("No").Create("uid", kb.Patch{DisplayName: "", Description: "", Config: kb.Config{}}); !kb.Is(err, kb.ReasonRequestInvalid) {
 		t.Errorf("a bad id: %v", err)
 	}
 	top := 7
-	w.do(w.k.Create("uid-1", "Docs", "all of them", kb.Config{Retrieval: kb.RetrievalConfig{TopN: &top}}))
+	w.do(w.k.Create("uid-1", kb.Patch{DisplayName: "Docs", Description: "all of them", Config: kb.Config{Retrieval: kb.RetrievalConfig{TopN: &top}}}))
 	if w.k.UID() != "uid-1" || w.k.DisplayName() != "Docs" || w.k.Description() != "all of them" || *w.k.Config().Retrieval.TopN != 7 ||
 		w.k.ConfigVersion() != 1 || !w.k.CreatedAt().Equal(w.now) || w.k.Listed() || w.k.Phase() != kb.PhaseActive {
 		t.Errorf("created as %s", observe(t, w.k, nil))
 	}
 	w.apply(&kb.Registered{})
-	_, err := w.k.Create("uid-2", "", "", kb.Config{})
+	_, err := w.k.Create("uid-2", kb.Patch{DisplayName: "", Description: "", Config: kb.Config{}})
 	refused(t, err, kb.CodeAlreadyExists, kb.ReasonKnowledgeBaseExists)
 	w.add(kb.AddRequest{ID: "a", Source: inline(w, "x")})
 	w.start("a")
 
 	w.do(w.k.Delete(""))
-	if _, err := w.k.Create("uid-2", "", "", kb.Config{}); refused(t, err, kb.CodeUnavailable, kb.ReasonUnavailable).RetryAfter != time.Second {
+	if _, err := w.k.Create("uid-2", kb.Patch{DisplayName: "", Description: "", Config: kb.Config{}}); refused(t, err, kb.CodeUnavailable, kb.ReasonUnavailable).RetryAfter != time.Second {
 		t.Errorf("no retry hint: %v", err)
 	}
 	nothingWorks(t, w)
 
 	w.apply(&kb.Deleted{})
-	if _, err := w.k.Create("uid-2", "", "", kb.Config{}); !kb.Is(err, kb.ReasonUnavailable) {
+	if _, err := w.k.Create("uid-2", kb.Patch{DisplayName: "", Description: "", Config: kb.Config{}}); !kb.Is(err, kb.ReasonUnavailable) {
 		t.Errorf("created although the journal is still there: %v", err)
 	}
 	revision := w.k.Revision()
@@ -84,7 +84,7 @@ func TestAKnowledgeBaseLivesFromCreateToErasure_C1(t *testing.T) {
 	if observe(t, erased, nil) != observe(t, w.k, nil) {
 		t.Errorf("reset to %s", observe(t, erased, nil))
 	}
-	w.do(w.k.Create("uid-2", "", "", kb.Config{}))
+	w.do(w.k.Create("uid-2", kb.Patch{DisplayName: "", Description: "", Config: kb.Config{}}))
 	if w.k.Revision() != revision+1 || w.k.UID() != "uid-2" || w.k.Etag() == "uid-1-1" {
 		t.Errorf("the second incarnation: %s", observe(t, w.k, nil))
 	}
@@ -98,7 +98,7 @@ func nothingWorks(t *testing.T, w *world) {
 	_, errCancel := w.k.Cancel("a")
 	_, errReprocess := w.k.Reprocess("a", nil)
 	_, errDocument := w.k.DeleteDocument("a")
-	_, errUpdate := w.k.Update("", "", "", kb.Config{}, []string{"display_name"})
+	_, errUpdate := w.k.Update("", kb.Patch{DisplayName: "", Description: "", Config: kb.Config{}}, []string{"display_name"})
 	_, errDelete := w.k.Delete("")
 	for i, err := range []error{errAdd, errFind, errCancel, errReprocess, errDocument, errUpdate, errDelete} {
 		if !kb.Is(err, kb.ReasonKnowledgeBaseNotFound) {
@@ -113,11 +113,11 @@ func nothingWorks(t *testing.T, w *world) {
 func TestAnEtagOfYesterdayChangesNothing_C7(t *testing.T) {
 	w := active(t)
 	old := w.k.Etag()
-	w.do(w.k.Update(old, "one", "", kb.Config{}, []string{"display_name"}))
+	w.do(w.k.Update(old, kb.Patch{DisplayName: "one", Description: "", Config: kb.Config{}}, []string{"display_name"}))
 	if w.k.Etag() == old {
 		t.Error("the etag did not change")
 	}
-	_, err := w.k.Update(old, "two", "", kb.Config{}, []string{"display_name"})
+	_, err := w.k.Update(old, kb.Patch{DisplayName: "two", Description: "", Config: kb.Config{}}, []string{"display_name"})
 	refused(t, err, kb.CodeAborted, kb.ReasonEtagMismatch)
 	_, err = w.k.Delete(old)
 	refused(t, err, kb.CodeAborted, kb.ReasonEtagMismatch)

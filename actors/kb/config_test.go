@@ -53,8 +53,8 @@ func TestAMaskPathChangesItsFieldsAndClearsWhatIsUnset_C7(t *testing.T) {
 	for _, path := range paths {
 		for what, layer := range map[string]kb.Config{"set": given, "clear": {}} {
 			w := newWorld(t)
-			w.do(w.k.Create("uid", "name", "text", have))
-			w.do(w.k.Update("", "other", "other", layer, []string{path}))
+			w.do(w.k.Create("uid", kb.Patch{DisplayName: "name", Description: "text", Config: have}))
+			w.do(w.k.Update("", kb.Patch{DisplayName: "other", Description: "other", Config: layer}, []string{path}))
 			got, want := w.k.Config(), have
 			for leaf, v := range leaves(&want) {
 				if leaf == path || strings.HasPrefix(leaf, path+".") {
@@ -70,18 +70,18 @@ func TestAMaskPathChangesItsFieldsAndClearsWhatIsUnset_C7(t *testing.T) {
 
 func TestUpdateMasksTheDescriptiveFieldsAndRefusesOthers_C7(t *testing.T) {
 	w := newWorld(t)
-	w.do(w.k.Create("uid", "name", "text", full(1)))
-	w.do(w.k.Update("", "new name", "x", kb.Config{}, []string{"display_name"}))
-	w.do(w.k.Update("", "y", "new text", kb.Config{}, []string{"description"}))
+	w.do(w.k.Create("uid", kb.Patch{DisplayName: "name", Description: "text", Config: full(1)}))
+	w.do(w.k.Update("", kb.Patch{DisplayName: "new name", Description: "x", Config: kb.Config{}}, []string{"display_name"}))
+	w.do(w.k.Update("", kb.Patch{DisplayName: "y", Description: "new text", Config: kb.Config{}}, []string{"description"}))
 	if w.k.DisplayName() != "new name" || w.k.Description() != "new text" || !reflect.DeepEqual(w.k.Config(), full(1)) {
 		t.Errorf("updated to %s", observe(t, w.k, nil))
 	}
-	w.do(w.k.Update("", "", "", kb.Config{}, []string{"display_name", "description", "config.embedding"}))
+	w.do(w.k.Update("", kb.Patch{DisplayName: "", Description: "", Config: kb.Config{}}, []string{"display_name", "description", "config.embedding"}))
 	if w.k.DisplayName() != "" || w.k.Description() != "" || w.k.Config().Embedding.Model != nil || w.k.ConfigVersion() != 4 {
 		t.Errorf("cleared to %s", observe(t, w.k, nil))
 	}
 	for _, mask := range [][]string{nil, {}, {""}, {"*"}, {"uid"}, {"config."}, {"Config"}, {"display_name", "config.chunking.words"}} {
-		_, err := w.k.Update("", "z", "z", kb.Config{}, mask)
+		_, err := w.k.Update("", kb.Patch{DisplayName: "z", Description: "z", Config: kb.Config{}}, mask)
 		e := refused(t, err, kb.CodeInvalidArgument, kb.ReasonFieldMaskInvalid)
 		if len(mask) == 2 && e.Metadata["path"] != mask[1] {
 			t.Errorf("the error names path %q", e.Metadata["path"])

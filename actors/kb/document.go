@@ -146,6 +146,8 @@ type Document struct {
 	Content     Content           `json:"content"`
 	Live        *Live             `json:"live,omitempty"`
 	Created     time.Time         `json:"created"`
+	VersionAt   time.Time         `json:"version_at,omitzero"` // when the newest version was added
+	ExpireAt    time.Time         `json:"expire_at,omitzero"`  // end of its time, by its own setting
 	Updated     time.Time         `json:"updated"`
 	CreatedSeq  int64             `json:"created_seq"`
 	UpdatedSeq  int64             `json:"updated_seq"`

@@ -13,19 +13,21 @@ type Event interface{ Type() string }
 type (
 	// Created opens a new incarnation of a knowledge base.
 	Created struct {
-		UID         string `json:"uid"`
-		DisplayName string `json:"display_name,omitempty"`
-		Description string `json:"description,omitempty"`
-		Config      Config `json:"config"`
+		UID         string    `json:"uid"`
+		DisplayName string    `json:"display_name,omitempty"`
+		Description string    `json:"description,omitempty"`
+		Config      Config    `json:"config"`
+		Retention   Retention `json:"retention,omitzero"`
 	}
 	// Registered says that the tenant lists this knowledge base.
 	Registered struct{}
 	// Updated replaces the descriptive fields and the configuration.
 	Updated struct {
-		DisplayName   string `json:"display_name,omitempty"`
-		Description   string `json:"description,omitempty"`
-		Config        Config `json:"config"`
-		ConfigVersion int64  `json:"config_version"`
+		DisplayName   string    `json:"display_name,omitempty"`
+		Description   string    `json:"description,omitempty"`
+		Config        Config    `json:"config"`
+		ConfigVersion int64     `json:"config_version"`
+		Retention     Retention `json:"retention,omitzero"`
 	}
 	// Placed puts the knowledge base into a workspace; without one it is in [DefaultWorkspace].
 	Placed struct {
@@ -49,6 +51,7 @@ type (
 		Source      Source            `json:"source"`
 		OnDuplicate OnDuplicate       `json:"on_duplicate,omitempty"`
 		Chunking    *ChunkingConfig   `json:"chunking,omitempty"`
+		ExpireAt    time.Time         `json:"expire_at,omitzero"` // end of its time, by its own setting
 	}
 	// DocumentStarted says that a run begins, at the stage its durable work allows.
 	DocumentStarted struct {
@@ -112,7 +115,8 @@ type (
 	}
 	// DocumentDeleteRequested fences the document: it is found no more.
 	DocumentDeleteRequested struct {
-		ID string `json:"id"`
+		ID      string `json:"id"`
+		Expired bool   `json:"expired,omitempty"` // its time was over
 	}
 	// DocumentDeleted says that its bulk data is erased.
 	DocumentDeleted struct {

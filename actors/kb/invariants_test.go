@@ -3,6 +3,7 @@ package kb_test
 import (
 	"reflect"
 	"slices"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -124,6 +125,23 @@ func (m *machine) check(*rapid.T) {
 		m.checkDocument(d)
 	}
 	m.checkDuplicates()
+	m.checkExpiry()
+}
+
+// checkExpiry: the next expiry is the earliest of all (I3).
+func (m *machine) checkExpiry() {
+	var next time.Time
+	for d := range m.k.All {
+		at := m.k.Retention().ExpiryOf(d)
+		if d.State != kb.StateDeleting && !at.IsZero() && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	for _, k := range []*kb.KB{m.k, m.fold(), m.restored()} {
+		if got := k.NextExpiry(); !got.Equal(next) {
+			m.Fatalf("the next expiry is %s, not %s", got, next)
+		}
+	}
 }
 
 // sameDeeply compares the values themselves: what JSON leaves out is state too.
@@ -190,7 +208,7 @@ func (m *machine) checkDuplicates() {
 	plain := make(map[string]string)
 	holders := make(map[string]int)
 	for d := range m.k.All {
-		if d.State == kb.StateDeleting || d.Source.SHA256 == "" {
+		if d.State == kb.StateDeleting || d.Source.SHA256 == "" || m.k.Expired(d, m.now) {
 			continue
 		}
 		if holders[d.Source.SHA256]++; holders[d.Source.SHA256] == 2 {

@@ -28,8 +28,9 @@ type KB struct {
 	config        Config
 	configVersion int64  // rises with each Updated
 	workspace     string // "": DefaultWorkspace
-	listed        bool   // registered with the tenant
-	revision      int64  // sequence number of the last applied event
+	retention     Retention
+	listed        bool  // registered with the tenant
+	revision      int64 // sequence number of the last applied event
 	created       time.Time
 	updated       time.Time
 
@@ -41,6 +42,8 @@ type KB struct {
 	counts [StateDeleting + 1]int
 	bytes  int64 // sum of the newest versions' source sizes
 	chunks int64 // sum of live chunks
+
+	expiring expiries // documents by the end of their time
 }
 
 // New makes the state of a knowledge base name nothing is known of.
@@ -145,7 +148,7 @@ func (k *KB) Apply(seq int64, at time.Time, e Event) error {
 		k.listed = true
 	case *Updated:
 		k.listed = k.listed && k.name == e.DisplayName // else the tenant lists it under the former name
-		k.name, k.descr, k.config, k.configVersion, k.updated = e.DisplayName, e.Description, e.Config, e.ConfigVersion, at
+		k.applyUpdated(e, at)
 	case *Placed:
 		k.listed = k.listed && k.Workspace() == e.Workspace
 		k.workspace, k.updated = e.Workspace, at
@@ -171,7 +174,16 @@ func (k *KB) applyCreated(e *Created, at time.Time) error {
 	k.clear()
 	k.phase, k.uid, k.name, k.descr = PhaseActive, e.UID, e.DisplayName, e.Description
 	k.config, k.configVersion, k.created, k.updated = e.Config, 1, at, at
+	k.retention = e.Retention
 	return nil
+}
+
+func (k *KB) applyUpdated(e *Updated, at time.Time) {
+	k.name, k.descr, k.config, k.configVersion, k.updated = e.DisplayName, e.Description, e.Config, e.ConfigVersion, at
+	if k.retention != e.Retention {
+		k.retention = e.Retention
+		k.reschedule()
+	}
 }
 
 // clear forgets everything but the name and the revision.

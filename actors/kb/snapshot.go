@@ -17,6 +17,7 @@ type image struct {
 	Config        Config      `json:"config,omitzero"`
 	ConfigVersion int64       `json:"config_version,omitempty"`
 	Workspace     string      `json:"workspace,omitempty"`
+	Retention     Retention   `json:"retention,omitzero"`
 	Listed        bool        `json:"listed,omitempty"`
 	Revision      int64       `json:"revision"`
 	Created       time.Time   `json:"created,omitzero"`
@@ -30,7 +31,7 @@ const imageFormat = 1
 // one goes on: it copies pointers to documents, which are immutable.
 func (k *KB) Freeze() func() ([]byte, error) {
 	im := image{Format: imageFormat, Phase: k.phase, UID: k.uid, DisplayName: k.name, Description: k.descr,
-		Config: k.config, ConfigVersion: k.configVersion, Workspace: k.workspace, Listed: k.listed, Revision: k.revision,
+		Config: k.config, ConfigVersion: k.configVersion, Workspace: k.workspace, Retention: k.retention, Listed: k.listed, Revision: k.revision,
 		Created: k.created, Updated: k.updated, Documents: slices.Collect(k.All)}
 	return func() ([]byte, error) {
 		data, err := json.Marshal(im)
@@ -51,7 +52,7 @@ func Restore(id string, data []byte) (*KB, error) {
 		return nil, fmt.Errorf("kb: snapshot format %d is unknown to this release", im.Format)
 	}
 	k := &KB{id: id, phase: im.Phase, uid: im.UID, name: im.DisplayName, descr: im.Description, config: im.Config,
-		configVersion: im.ConfigVersion, workspace: im.Workspace, listed: im.Listed, revision: im.Revision, created: im.Created, updated: im.Updated}
+		configVersion: im.ConfigVersion, workspace: im.Workspace, retention: im.Retention, listed: im.Listed, revision: im.Revision, created: im.Created, updated: im.Updated}
 	if len(im.Documents) > 0 {
 		k.docs = make(map[string]*Document, len(im.Documents))
 		k.order = make([]string, 0, len(im.Documents))

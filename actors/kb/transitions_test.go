@@ -42,7 +42,7 @@ type machine struct {
 var reached = []string{"kb.created", "kb.updated", "kb.delete_requested", "kb.deleted", "kb.registered", "document.added",
 	"document.started", "document.fetched", "document.chunked", "document.indexed", "document.paused", "document.retried",
 	"document.failed", "document.cancelled", "document.delete_requested", "document.deleted", kb.ReasonQuarantined,
-	kb.ReasonDocumentDuplicate, kb.ReasonDocumentLimit, kb.ReasonStorageLimit, kb.ReasonInternal, "stale", "shared"}
+	kb.ReasonDocumentDuplicate, kb.ReasonDocumentLimit, kb.ReasonStorageLimit, kb.ReasonInternal, "stale", "shared", "expired"}
 
 func TestRandomCommandsKeepEveryInvariant_I12_C1_C2_C4(t *testing.T) {
 	observed := make(map[string]int)
@@ -83,6 +83,7 @@ func walk(t *rapid.T, observed map[string]int) {
 		"Update":       m.update,
 		"Pause":        func(*rapid.T) { m.apply(m.k.Pause()...) },
 		"DeleteOrFree": m.deleteOrFree,
+		"Expire":       m.expire,
 	})
 }
 
@@ -126,7 +127,7 @@ func (m *machine) try(t *rapid.T, command func(id string) ([]kb.Event, error)) {
 func (m *machine) create(t *rapid.T) {
 	top := rapid.IntRange(1, 100).Draw(t, "top_n")
 	was := m.k.Phase()
-	m.decided(m.k.Create(m.fresh("uid"), "name", "", kb.Config{Retrieval: kb.RetrievalConfig{TopN: &top}}))
+	m.decided(m.k.Create(m.fresh("uid"), kb.Patch{DisplayName: "name", Config: kb.Config{Retrieval: kb.RetrievalConfig{TopN: &top}}}))
 	if was == kb.PhaseNone {
 		m.apply(&kb.Registered{})
 	}
@@ -137,6 +138,7 @@ func (m *machine) add(t *rapid.T) {
 		ID: rapid.SampledFrom([]string{"", "", "A", "B", "C"}).Draw(t, "id"), NewID: m.fresh("doc"), Limits: few,
 		OnDuplicate: kb.OnDuplicate(rapid.IntRange(0, 3).Draw(t, "on duplicate")),
 		Metadata:    rapid.SampledFrom([]map[string]string{nil, {}, {"k": "v"}}).Draw(t, "metadata"),
+		TTL:         rapid.SampledFrom([]time.Duration{0, 0, 0, 9 * time.Second, time.Hour}).Draw(t, "ttl"), Now: m.now,
 	}
 	if rapid.Bool().Draw(t, "by URL") {
 		r.Source.URL = rapid.SampledFrom(urls).Draw(t, "url")
@@ -298,8 +300,32 @@ func (m *machine) documentDeleted(t *rapid.T) {
 func (m *machine) update(t *rapid.T) {
 	top := rapid.IntRange(1, 100).Draw(t, "top_n")
 	etag := rapid.SampledFrom([]string{"", m.k.Etag(), "old"}).Draw(t, "etag")
-	path := rapid.SampledFrom([]string{"display_name", "config", "config.retrieval.top_n", "etag"}).Draw(t, "path")
-	m.decided(m.k.Update(etag, m.fresh("name"), "", kb.Config{Retrieval: kb.RetrievalConfig{TopN: &top}}, []string{path}))
+	path := rapid.SampledFrom([]string{"display_name", "config", "config.retrieval.top_n", "retention", "retention", "etag"}).Draw(t, "path")
+	m.apply(m.k.Expire(m.now, 1000)...) // what is over is over, whatever the retention is next
+	m.decided(m.k.Update(etag, kb.Patch{DisplayName: m.fresh("name"), Config: kb.Config{Retrieval: kb.RetrievalConfig{TopN: &top}},
+		Retention: rapid.SampledFrom([]kb.Retention{{}, {MaxAge: 20 * time.Second}, {MaxAge: time.Minute, From: kb.FromLastVersion},
+			{MaxAge: time.Millisecond}}).Draw(t, "retention")}, []string{path}))
+}
+
+// expire asks for the deletion of what is over by now, and of nothing else.
+func (m *machine) expire(t *rapid.T) {
+	m.now = m.now.Add(time.Duration(rapid.IntRange(0, 20).Draw(t, "seconds")) * time.Second)
+	limit := rapid.IntRange(1, 3).Draw(t, "limit")
+	over := 0
+	for d := range m.k.All {
+		if d.State != kb.StateDeleting && m.k.Expired(d, m.now) {
+			over++
+		}
+	}
+	if m.k.Phase() != kb.PhaseActive {
+		over = 0
+	}
+	events := m.k.Expire(m.now, limit)
+	if len(events) != min(over, limit) {
+		m.Fatalf("%d documents expire of %d whose time is over, at most %d", len(events), over, limit)
+	}
+	m.observed["expired"] += len(events)
+	m.apply(events...)
 }
 
 // deleteOrFree moves a whole knowledge base towards its end, seldom.

@@ -44,7 +44,7 @@ func newWorld(f failer) *world { return &world{failer: f, k: kb.New("docs"), now
 // active is a world whose knowledge base exists.
 func active(f failer) *world {
 	w := newWorld(f)
-	w.do(w.k.Create("uid-1", "Docs", "", kb.Config{}))
+	w.do(w.k.Create("uid-1", kb.Patch{DisplayName: "Docs", Description: "", Config: kb.Config{}}))
 	return w
 }
 

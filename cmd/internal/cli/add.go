@@ -21,6 +21,8 @@ type addOptions struct {
 	onDuplicate string
 	noRecursive bool
 	concurrency int
+	ttl         string
+	expires     string
 }
 
 func (a *app) docAdd() *cobra.Command {
@@ -53,6 +55,8 @@ object, and with --wait the event that ended each document.`,
 	f.StringVar(&o.onDuplicate, "on-duplicate", "return", "when the same bytes are there: return, new-version or fail")
 	f.BoolVar(&o.noRecursive, "no-recursive", false, "leave out folders inside folders")
 	f.IntVar(&o.concurrency, "concurrency", 4, "sources sent at the same time")
+	f.StringVar(&o.ttl, "ttl", "", "erase the documents after this time, e.g. 30d or 12h")
+	f.StringVar(&o.expires, "expires", "", "erase the documents at this `time` (RFC 3339)")
 	cmd.RunE = a.run(func(ctx context.Context, s *session, out *output, args []string) error {
 		template, err := o.spec(args[0])
 		if err != nil {
@@ -87,7 +91,7 @@ func (o *addOptions) spec(kb string) (*granaryv1.DocumentSpec, error) {
 		}
 		spec.Metadata[key] = value
 	}
-	return spec, nil
+	return spec, o.expire(spec)
 }
 
 // sources finds what to add, and says what it leaves out.
@@ -208,6 +212,7 @@ func (ad *adder) send(ctx context.Context, src source, waiting *waiter) bool {
 		MediaType:     ad.template.GetMediaType(),
 		Metadata:      ad.template.GetMetadata(),
 		OnDuplicate:   ad.template.GetOnDuplicate(),
+		Expiration:    ad.template.GetExpiration(),
 		RequestId:     requestID(),
 	}
 	added, err := ad.session.add(ctx, spec, src)

@@ -143,6 +143,7 @@ func (o *output) documentOf(res proto.Message, d *granaryv1.Document) error {
 		{"chunks", fmt.Sprintf("%d, %d with vectors", d.GetChunkCount(), d.GetEmbeddedChunkCount())},
 		{"pages", pages},
 		{"bytes", o.bytesText(d.GetSizeBytes())},
+		{"expires", stamp(d.GetExpireTime())},
 		{"type", d.GetMediaType()},
 		{"language", d.GetLanguage()},
 		{"source", d.GetSourceUrl()},

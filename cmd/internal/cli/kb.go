@@ -40,12 +40,17 @@ func (a *app) kbCreate() *cobra.Command {
 	}
 	displayName := cmd.Flags().String("display-name", "", "name for people")
 	description := cmd.Flags().String("description", "", "what it is about")
-	set := addSettings(cmd, "")
+	set, keep := addSettings(cmd, ""), addKeep(cmd)
 	cmd.RunE = a.run(func(ctx context.Context, s *session, out *output, args []string) error {
+		retention, err := keep.retention()
+		if err != nil {
+			return err
+		}
 		req := &granaryv1.CreateKnowledgeBaseRequest{
 			KnowledgeBaseId: strings.TrimPrefix(args[0], kbPrefix),
 			DisplayName:     *displayName,
 			Description:     *description,
+			Retention:       retention,
 			RequestId:       requestID(),
 		}
 		if len(set.paths) > 0 {
@@ -131,7 +136,7 @@ func (a *app) kbUpdate() *cobra.Command {
 	displayName := cmd.Flags().String("display-name", "", "name for people")
 	description := cmd.Flags().String("description", "", "what it is about")
 	unset := cmd.Flags().StringSlice("unset", nil, "clear this `field`; may be repeated")
-	set := addSettings(cmd, "")
+	set, keep := addSettings(cmd, ""), addKeep(cmd)
 	cmd.RunE = a.run(func(ctx context.Context, s *session, out *output, args []string) error {
 		target := &granaryv1.KnowledgeBase{Name: kbName(args[0])}
 		if len(set.paths) > 0 {
@@ -143,6 +148,13 @@ func (a *app) kbUpdate() *cobra.Command {
 		}
 		if cmd.Flags().Changed("description") {
 			target.Description, mask.Paths = *description, append(mask.Paths, "description")
+		}
+		retention, err := keep.retention()
+		if err != nil {
+			return err
+		}
+		if retention != nil {
+			target.Retention, mask.Paths = retention, append(mask.Paths, "retention")
 		}
 		for _, p := range set.paths {
 			mask.Paths = append(mask.Paths, "config."+p)
@@ -171,7 +183,7 @@ func (a *app) kbUpdate() *cobra.Command {
 // unsetPaths turns what --unset names into mask paths. A field cannot be both
 // set and cleared.
 func unsetPaths(names, set []string) ([]string, error) {
-	known := map[string]string{"display-name": "display_name", "description": "description", "config": "config"}
+	known := map[string]string{"display-name": "display_name", "description": "description", "keep": "retention", "config": "config"}
 	for _, f := range settingFlags() {
 		known[f.flag] = "config." + f.path
 	}
@@ -262,6 +274,7 @@ func (o *output) knowledgeBase(k *granaryv1.KnowledgeBase) error {
 		{"source bytes", o.bytesText(k.GetSourceBytes())},
 		{"created", stamp(k.GetCreateTime())},
 		{"updated", stamp(k.GetUpdateTime())},
+		{"keeps documents", retentionText(k.GetRetention())},
 		{"revision", fmt.Sprint(k.GetRevision())},
 		{"etag", k.GetEtag()},
 		{"uid", k.GetUid()},

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -277,6 +278,9 @@ type Document struct {
 	Revision int64 `protobuf:"varint,22,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Share of the current stage that is done, 0..1. Not durable.
 	Progress float64 `protobuf:"fixed64,23,opt,name=progress,proto3" json:"progress,omitempty"`
+	// When its time is over: found no more from then on, and erased. The earlier of
+	// its own end and the one the knowledge base's retention sets; unset: never.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,30,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
 	// Why the document waits in its state although nothing is wrong with it, such as
 	// VECTOR_OPERATION_LIMIT or CONCURRENCY_LIMIT; empty when it does not. Not durable.
 	WaitReason string `protobuf:"bytes,24,opt,name=wait_reason,json=waitReason,proto3" json:"wait_reason,omitempty"`
@@ -477,6 +481,13 @@ func (x *Document) GetProgress() float64 {
 	return 0
 }
 
+func (x *Document) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 func (x *Document) GetWaitReason() string {
 	if x != nil {
 		return x.WaitReason
@@ -507,8 +518,17 @@ type DocumentSpec struct {
 	Metadata    map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	OnDuplicate OnDuplicate       `protobuf:"varint,6,opt,name=on_duplicate,json=onDuplicate,proto3,enum=granary.v1.OnDuplicate" json:"on_duplicate,omitempty"`
 	// Overrides the knowledge base's chunking for this document.
-	Chunking      *ChunkingConfig `protobuf:"bytes,7,opt,name=chunking,proto3" json:"chunking,omitempty"`
-	RequestId     string          `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Chunking  *ChunkingConfig `protobuf:"bytes,7,opt,name=chunking,proto3" json:"chunking,omitempty"`
+	RequestId string          `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// When this document's time is over, whatever the knowledge base's retention
+	// allows beyond it. Each version sets it anew: to change it, add the same bytes
+	// again with NEW_VERSION; without one the new version has no end of its own.
+	//
+	// Types that are valid to be assigned to Expiration:
+	//
+	//	*DocumentSpec_ExpireTime
+	//	*DocumentSpec_Ttl
+	Expiration    isDocumentSpec_Expiration `protobuf_oneof:"expiration"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -598,6 +618,49 @@ func (x *DocumentSpec) GetRequestId() string {
 	}
 	return ""
 }
+
+func (x *DocumentSpec) GetExpiration() isDocumentSpec_Expiration {
+	if x != nil {
+		return x.Expiration
+	}
+	return nil
+}
+
+func (x *DocumentSpec) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Expiration.(*DocumentSpec_ExpireTime); ok {
+			return x.ExpireTime
+		}
+	}
+	return nil
+}
+
+func (x *DocumentSpec) GetTtl() *durationpb.Duration {
+	if x != nil {
+		if x, ok := x.Expiration.(*DocumentSpec_Ttl); ok {
+			return x.Ttl
+		}
+	}
+	return nil
+}
+
+type isDocumentSpec_Expiration interface {
+	isDocumentSpec_Expiration()
+}
+
+type DocumentSpec_ExpireTime struct {
+	// A time to come.
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expire_time,json=expireTime,proto3,oneof"`
+}
+
+type DocumentSpec_Ttl struct {
+	// From now: one second to a hundred years.
+	Ttl *durationpb.Duration `protobuf:"bytes,10,opt,name=ttl,proto3,oneof"`
+}
+
+func (*DocumentSpec_ExpireTime) isDocumentSpec_Expiration() {}
+
+func (*DocumentSpec_Ttl) isDocumentSpec_Expiration() {}
 
 type CreateDocumentRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1868,14 +1931,14 @@ var File_granary_v1_document_proto protoreflect.FileDescriptor
 const file_granary_v1_document_proto_rawDesc = "" +
 	"\n" +
 	"\x19granary/v1/document.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x1bgranary/v1/permission.proto\"\xb0\x01\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x1bgranary/v1/permission.proto\"\xb0\x01\n" +
 	"\rDocumentError\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
 	"\x05stage\x18\x03 \x01(\tR\x05stage\x12\x1c\n" +
 	"\tretryable\x18\x04 \x01(\bR\tretryable\x129\n" +
 	"\n" +
-	"retry_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\"\xee\a\n" +
+	"retry_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tretryTime\"\xab\b\n" +
 	"\bDocument\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdisplay_name\x18\x02 \x01(\tR\vdisplayName\x12\x18\n" +
@@ -1906,14 +1969,16 @@ const file_granary_v1_document_proto_rawDesc = "" +
 	"\vupdate_time\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"updateTime\x12\x1a\n" +
 	"\brevision\x18\x16 \x01(\x03R\brevision\x12\x1a\n" +
-	"\bprogress\x18\x17 \x01(\x01R\bprogress\x12\x1f\n" +
+	"\bprogress\x18\x17 \x01(\x01R\bprogress\x12;\n" +
+	"\vexpire_time\x18\x1e \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\x12\x1f\n" +
 	"\vwait_reason\x18\x18 \x01(\tR\n" +
 	"waitReason\x129\n" +
 	"\n" +
 	"wait_until\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\twaitUntil\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfc\x04\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8c\x06\n" +
 	"\fDocumentSpec\x12`\n" +
 	"\x0eknowledge_base\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18N2.^(knowledgeBases/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\rknowledgeBase\x12X\n" +
 	"\vdocument_id\x18\x02 \x01(\tB7\xbaH4r2\x18\x80\x012-^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$R\n" +
@@ -1925,10 +1990,16 @@ const file_granary_v1_document_proto_rawDesc = "" +
 	"\fon_duplicate\x18\x06 \x01(\x0e2\x17.granary.v1.OnDuplicateB\b\xbaH\x05\x82\x01\x02\x10\x01R\vonDuplicate\x126\n" +
 	"\bchunking\x18\a \x01(\v2\x1a.granary.v1.ChunkingConfigR\bchunking\x12'\n" +
 	"\n" +
-	"request_id\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x1a;\n" +
+	"request_id\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12=\n" +
+	"\vexpire_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampH\x00R\n" +
+	"expireTime\x12A\n" +
+	"\x03ttl\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x06\b\x80\xe8\xef\xe3\v2\x02\b\x01H\x00R\x03ttl\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x99\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\f\n" +
+	"\n" +
+	"expiration\"\x99\x02\n" +
 	"\x15CreateDocumentRequest\x124\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.granary.v1.DocumentSpecB\x06\xbaH\x03\xc8\x01\x01R\x04spec\x12 \n" +
 	"\x04text\x18\x02 \x01(\tB\n" +
@@ -2095,7 +2166,8 @@ var file_granary_v1_document_proto_goTypes = []any{
 	nil,                               // 26: granary.v1.DocumentSpec.MetadataEntry
 	(*timestamppb.Timestamp)(nil),     // 27: google.protobuf.Timestamp
 	(*ChunkingConfig)(nil),            // 28: granary.v1.ChunkingConfig
-	(*emptypb.Empty)(nil),             // 29: google.protobuf.Empty
+	(*durationpb.Duration)(nil),       // 29: google.protobuf.Duration
+	(*emptypb.Empty)(nil),             // 30: google.protobuf.Empty
 }
 var file_granary_v1_document_proto_depIdxs = []int32{
 	27, // 0: granary.v1.DocumentError.retry_time:type_name -> google.protobuf.Timestamp
@@ -2104,46 +2176,49 @@ var file_granary_v1_document_proto_depIdxs = []int32{
 	25, // 3: granary.v1.Document.metadata:type_name -> granary.v1.Document.MetadataEntry
 	27, // 4: granary.v1.Document.create_time:type_name -> google.protobuf.Timestamp
 	27, // 5: granary.v1.Document.update_time:type_name -> google.protobuf.Timestamp
-	27, // 6: granary.v1.Document.wait_until:type_name -> google.protobuf.Timestamp
-	26, // 7: granary.v1.DocumentSpec.metadata:type_name -> granary.v1.DocumentSpec.MetadataEntry
-	1,  // 8: granary.v1.DocumentSpec.on_duplicate:type_name -> granary.v1.OnDuplicate
-	28, // 9: granary.v1.DocumentSpec.chunking:type_name -> granary.v1.ChunkingConfig
-	4,  // 10: granary.v1.CreateDocumentRequest.spec:type_name -> granary.v1.DocumentSpec
-	3,  // 11: granary.v1.CreateDocumentResponse.document:type_name -> granary.v1.Document
-	4,  // 12: granary.v1.UploadDocumentRequest.spec:type_name -> granary.v1.DocumentSpec
-	3,  // 13: granary.v1.UploadDocumentResponse.document:type_name -> granary.v1.Document
-	3,  // 14: granary.v1.GetDocumentResponse.document:type_name -> granary.v1.Document
-	0,  // 15: granary.v1.ListDocumentsRequest.states:type_name -> granary.v1.DocumentState
-	3,  // 16: granary.v1.ListDocumentsResponse.documents:type_name -> granary.v1.Document
-	3,  // 17: granary.v1.CancelDocumentResponse.document:type_name -> granary.v1.Document
-	28, // 18: granary.v1.ReprocessDocumentRequest.chunking:type_name -> granary.v1.ChunkingConfig
-	3,  // 19: granary.v1.ReprocessDocumentResponse.document:type_name -> granary.v1.Document
-	20, // 20: granary.v1.ListChunksResponse.chunks:type_name -> granary.v1.Chunk
-	5,  // 21: granary.v1.DocumentService.CreateDocument:input_type -> granary.v1.CreateDocumentRequest
-	7,  // 22: granary.v1.DocumentService.UploadDocument:input_type -> granary.v1.UploadDocumentRequest
-	9,  // 23: granary.v1.DocumentService.AppendUpload:input_type -> granary.v1.AppendUploadRequest
-	11, // 24: granary.v1.DocumentService.GetDocument:input_type -> granary.v1.GetDocumentRequest
-	13, // 25: granary.v1.DocumentService.ListDocuments:input_type -> granary.v1.ListDocumentsRequest
-	15, // 26: granary.v1.DocumentService.DeleteDocument:input_type -> granary.v1.DeleteDocumentRequest
-	16, // 27: granary.v1.DocumentService.CancelDocument:input_type -> granary.v1.CancelDocumentRequest
-	18, // 28: granary.v1.DocumentService.ReprocessDocument:input_type -> granary.v1.ReprocessDocumentRequest
-	21, // 29: granary.v1.DocumentService.ListChunks:input_type -> granary.v1.ListChunksRequest
-	23, // 30: granary.v1.DocumentService.GetDocumentText:input_type -> granary.v1.GetDocumentTextRequest
-	6,  // 31: granary.v1.DocumentService.CreateDocument:output_type -> granary.v1.CreateDocumentResponse
-	8,  // 32: granary.v1.DocumentService.UploadDocument:output_type -> granary.v1.UploadDocumentResponse
-	10, // 33: granary.v1.DocumentService.AppendUpload:output_type -> granary.v1.AppendUploadResponse
-	12, // 34: granary.v1.DocumentService.GetDocument:output_type -> granary.v1.GetDocumentResponse
-	14, // 35: granary.v1.DocumentService.ListDocuments:output_type -> granary.v1.ListDocumentsResponse
-	29, // 36: granary.v1.DocumentService.DeleteDocument:output_type -> google.protobuf.Empty
-	17, // 37: granary.v1.DocumentService.CancelDocument:output_type -> granary.v1.CancelDocumentResponse
-	19, // 38: granary.v1.DocumentService.ReprocessDocument:output_type -> granary.v1.ReprocessDocumentResponse
-	22, // 39: granary.v1.DocumentService.ListChunks:output_type -> granary.v1.ListChunksResponse
-	24, // 40: granary.v1.DocumentService.GetDocumentText:output_type -> granary.v1.GetDocumentTextResponse
-	31, // [31:41] is the sub-list for method output_type
-	21, // [21:31] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	27, // 6: granary.v1.Document.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 7: granary.v1.Document.wait_until:type_name -> google.protobuf.Timestamp
+	26, // 8: granary.v1.DocumentSpec.metadata:type_name -> granary.v1.DocumentSpec.MetadataEntry
+	1,  // 9: granary.v1.DocumentSpec.on_duplicate:type_name -> granary.v1.OnDuplicate
+	28, // 10: granary.v1.DocumentSpec.chunking:type_name -> granary.v1.ChunkingConfig
+	27, // 11: granary.v1.DocumentSpec.expire_time:type_name -> google.protobuf.Timestamp
+	29, // 12: granary.v1.DocumentSpec.ttl:type_name -> google.protobuf.Duration
+	4,  // 13: granary.v1.CreateDocumentRequest.spec:type_name -> granary.v1.DocumentSpec
+	3,  // 14: granary.v1.CreateDocumentResponse.document:type_name -> granary.v1.Document
+	4,  // 15: granary.v1.UploadDocumentRequest.spec:type_name -> granary.v1.DocumentSpec
+	3,  // 16: granary.v1.UploadDocumentResponse.document:type_name -> granary.v1.Document
+	3,  // 17: granary.v1.GetDocumentResponse.document:type_name -> granary.v1.Document
+	0,  // 18: granary.v1.ListDocumentsRequest.states:type_name -> granary.v1.DocumentState
+	3,  // 19: granary.v1.ListDocumentsResponse.documents:type_name -> granary.v1.Document
+	3,  // 20: granary.v1.CancelDocumentResponse.document:type_name -> granary.v1.Document
+	28, // 21: granary.v1.ReprocessDocumentRequest.chunking:type_name -> granary.v1.ChunkingConfig
+	3,  // 22: granary.v1.ReprocessDocumentResponse.document:type_name -> granary.v1.Document
+	20, // 23: granary.v1.ListChunksResponse.chunks:type_name -> granary.v1.Chunk
+	5,  // 24: granary.v1.DocumentService.CreateDocument:input_type -> granary.v1.CreateDocumentRequest
+	7,  // 25: granary.v1.DocumentService.UploadDocument:input_type -> granary.v1.UploadDocumentRequest
+	9,  // 26: granary.v1.DocumentService.AppendUpload:input_type -> granary.v1.AppendUploadRequest
+	11, // 27: granary.v1.DocumentService.GetDocument:input_type -> granary.v1.GetDocumentRequest
+	13, // 28: granary.v1.DocumentService.ListDocuments:input_type -> granary.v1.ListDocumentsRequest
+	15, // 29: granary.v1.DocumentService.DeleteDocument:input_type -> granary.v1.DeleteDocumentRequest
+	16, // 30: granary.v1.DocumentService.CancelDocument:input_type -> granary.v1.CancelDocumentRequest
+	18, // 31: granary.v1.DocumentService.ReprocessDocument:input_type -> granary.v1.ReprocessDocumentRequest
+	21, // 32: granary.v1.DocumentService.ListChunks:input_type -> granary.v1.ListChunksRequest
+	23, // 33: granary.v1.DocumentService.GetDocumentText:input_type -> granary.v1.GetDocumentTextRequest
+	6,  // 34: granary.v1.DocumentService.CreateDocument:output_type -> granary.v1.CreateDocumentResponse
+	8,  // 35: granary.v1.DocumentService.UploadDocument:output_type -> granary.v1.UploadDocumentResponse
+	10, // 36: granary.v1.DocumentService.AppendUpload:output_type -> granary.v1.AppendUploadResponse
+	12, // 37: granary.v1.DocumentService.GetDocument:output_type -> granary.v1.GetDocumentResponse
+	14, // 38: granary.v1.DocumentService.ListDocuments:output_type -> granary.v1.ListDocumentsResponse
+	30, // 39: granary.v1.DocumentService.DeleteDocument:output_type -> google.protobuf.Empty
+	17, // 40: granary.v1.DocumentService.CancelDocument:output_type -> granary.v1.CancelDocumentResponse
+	19, // 41: granary.v1.DocumentService.ReprocessDocument:output_type -> granary.v1.ReprocessDocumentResponse
+	22, // 42: granary.v1.DocumentService.ListChunks:output_type -> granary.v1.ListChunksResponse
+	24, // 43: granary.v1.DocumentService.GetDocumentText:output_type -> granary.v1.GetDocumentTextResponse
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_document_proto_init() }
@@ -2153,6 +2228,10 @@ func file_granary_v1_document_proto_init() {
 	}
 	file_granary_v1_config_proto_init()
 	file_granary_v1_permission_proto_init()
+	file_granary_v1_document_proto_msgTypes[2].OneofWrappers = []any{
+		(*DocumentSpec_ExpireTime)(nil),
+		(*DocumentSpec_Ttl)(nil),
+	}
 	file_granary_v1_document_proto_msgTypes[3].OneofWrappers = []any{
 		(*CreateDocumentRequest_Text)(nil),
 		(*CreateDocumentRequest_Data)(nil),

@@ -10,6 +10,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	emptypb "google.golang.org/protobuf/types/known/emptypb"
 	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -24,6 +25,113 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// What a document's age is counted from.
+type RetentionBasis int32
+
+const (
+	// CREATION.
+	RetentionBasis_RETENTION_BASIS_UNSPECIFIED RetentionBasis = 0
+	RetentionBasis_RETENTION_BASIS_CREATION    RetentionBasis = 1
+	// The newest version: a document that is renewed stays.
+	RetentionBasis_RETENTION_BASIS_LAST_VERSION RetentionBasis = 2
+)
+
+// Enum value maps for RetentionBasis.
+var (
+	RetentionBasis_name = map[int32]string{
+		0: "RETENTION_BASIS_UNSPECIFIED",
+		1: "RETENTION_BASIS_CREATION",
+		2: "RETENTION_BASIS_LAST_VERSION",
+	}
+	RetentionBasis_value = map[string]int32{
+		"RETENTION_BASIS_UNSPECIFIED":  0,
+		"RETENTION_BASIS_CREATION":     1,
+		"RETENTION_BASIS_LAST_VERSION": 2,
+	}
+)
+
+func (x RetentionBasis) Enum() *RetentionBasis {
+	p := new(RetentionBasis)
+	*p = x
+	return p
+}
+
+func (x RetentionBasis) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RetentionBasis) Descriptor() protoreflect.EnumDescriptor {
+	return file_granary_v1_knowledge_base_proto_enumTypes[0].Descriptor()
+}
+
+func (RetentionBasis) Type() protoreflect.EnumType {
+	return &file_granary_v1_knowledge_base_proto_enumTypes[0]
+}
+
+func (x RetentionBasis) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RetentionBasis.Descriptor instead.
+func (RetentionBasis) EnumDescriptor() ([]byte, []int) {
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{0}
+}
+
+// How long a knowledge base keeps documents. It holds for those that are there
+// too: a shorter one erases at once what is older, and there is no way back.
+type Retention struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One second to a hundred years; unset: for ever.
+	MaxAge        *durationpb.Duration `protobuf:"bytes,1,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	From          RetentionBasis       `protobuf:"varint,2,opt,name=from,proto3,enum=granary.v1.RetentionBasis" json:"from,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retention) Reset() {
+	*x = Retention{}
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retention) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retention) ProtoMessage() {}
+
+func (x *Retention) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retention.ProtoReflect.Descriptor instead.
+func (*Retention) Descriptor() ([]byte, []int) {
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *Retention) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *Retention) GetFrom() RetentionBasis {
+	if x != nil {
+		return x.From
+	}
+	return RetentionBasis_RETENTION_BASIS_UNSPECIFIED
+}
 
 // A knowledge base.
 type KnowledgeBase struct {
@@ -54,14 +162,17 @@ type KnowledgeBase struct {
 	DocumentLimit int64 `protobuf:"varint,14,opt,name=document_limit,json=documentLimit,proto3" json:"document_limit,omitempty"`
 	// Id of the workspace it is in; "default" when it was put into no other. Who
 	// moves it (update_mask "workspace") must be an admin of both.
-	Workspace     string `protobuf:"bytes,15,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	Workspace string `protobuf:"bytes,15,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	// How long documents are kept; unset: for ever. Needs an update_mask with
+	// "retention" to change.
+	Retention     *Retention `protobuf:"bytes,20,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *KnowledgeBase) Reset() {
 	*x = KnowledgeBase{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[0]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -73,7 +184,7 @@ func (x *KnowledgeBase) String() string {
 func (*KnowledgeBase) ProtoMessage() {}
 
 func (x *KnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[0]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -86,7 +197,7 @@ func (x *KnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBase.ProtoReflect.Descriptor instead.
 func (*KnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{0}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *KnowledgeBase) GetName() string {
@@ -194,6 +305,13 @@ func (x *KnowledgeBase) GetWorkspace() string {
 	return ""
 }
 
+func (x *KnowledgeBase) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
 type CreateKnowledgeBaseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The id, chosen by the caller: lower-case letters, digits and hyphens.
@@ -206,14 +324,16 @@ type CreateKnowledgeBaseRequest struct {
 	// Makes a retry safe for 72 hours; the Idempotency-Key header does the same.
 	RequestId string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Id of the workspace to put it into, where the caller must be an editor. Default: "default".
-	Workspace     string `protobuf:"bytes,7,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	Workspace string `protobuf:"bytes,7,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	// How long documents are kept; unset: for ever.
+	Retention     *Retention `protobuf:"bytes,20,opt,name=retention,proto3" json:"retention,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateKnowledgeBaseRequest) Reset() {
 	*x = CreateKnowledgeBaseRequest{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[1]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -225,7 +345,7 @@ func (x *CreateKnowledgeBaseRequest) String() string {
 func (*CreateKnowledgeBaseRequest) ProtoMessage() {}
 
 func (x *CreateKnowledgeBaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[1]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -238,7 +358,7 @@ func (x *CreateKnowledgeBaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKnowledgeBaseRequest.ProtoReflect.Descriptor instead.
 func (*CreateKnowledgeBaseRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{1}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CreateKnowledgeBaseRequest) GetKnowledgeBaseId() string {
@@ -290,6 +410,13 @@ func (x *CreateKnowledgeBaseRequest) GetWorkspace() string {
 	return ""
 }
 
+func (x *CreateKnowledgeBaseRequest) GetRetention() *Retention {
+	if x != nil {
+		return x.Retention
+	}
+	return nil
+}
+
 type CreateKnowledgeBaseResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KnowledgeBase *KnowledgeBase         `protobuf:"bytes,1,opt,name=knowledge_base,json=knowledgeBase,proto3" json:"knowledge_base,omitempty"`
@@ -299,7 +426,7 @@ type CreateKnowledgeBaseResponse struct {
 
 func (x *CreateKnowledgeBaseResponse) Reset() {
 	*x = CreateKnowledgeBaseResponse{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[2]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -311,7 +438,7 @@ func (x *CreateKnowledgeBaseResponse) String() string {
 func (*CreateKnowledgeBaseResponse) ProtoMessage() {}
 
 func (x *CreateKnowledgeBaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[2]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -324,7 +451,7 @@ func (x *CreateKnowledgeBaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKnowledgeBaseResponse.ProtoReflect.Descriptor instead.
 func (*CreateKnowledgeBaseResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{2}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateKnowledgeBaseResponse) GetKnowledgeBase() *KnowledgeBase {
@@ -344,7 +471,7 @@ type GetKnowledgeBaseRequest struct {
 
 func (x *GetKnowledgeBaseRequest) Reset() {
 	*x = GetKnowledgeBaseRequest{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[3]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -356,7 +483,7 @@ func (x *GetKnowledgeBaseRequest) String() string {
 func (*GetKnowledgeBaseRequest) ProtoMessage() {}
 
 func (x *GetKnowledgeBaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[3]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -369,7 +496,7 @@ func (x *GetKnowledgeBaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKnowledgeBaseRequest.ProtoReflect.Descriptor instead.
 func (*GetKnowledgeBaseRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{3}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GetKnowledgeBaseRequest) GetName() string {
@@ -388,7 +515,7 @@ type GetKnowledgeBaseResponse struct {
 
 func (x *GetKnowledgeBaseResponse) Reset() {
 	*x = GetKnowledgeBaseResponse{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[4]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +527,7 @@ func (x *GetKnowledgeBaseResponse) String() string {
 func (*GetKnowledgeBaseResponse) ProtoMessage() {}
 
 func (x *GetKnowledgeBaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[4]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +540,7 @@ func (x *GetKnowledgeBaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKnowledgeBaseResponse.ProtoReflect.Descriptor instead.
 func (*GetKnowledgeBaseResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{4}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetKnowledgeBaseResponse) GetKnowledgeBase() *KnowledgeBase {
@@ -436,7 +563,7 @@ type ListKnowledgeBasesRequest struct {
 
 func (x *ListKnowledgeBasesRequest) Reset() {
 	*x = ListKnowledgeBasesRequest{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[5]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +575,7 @@ func (x *ListKnowledgeBasesRequest) String() string {
 func (*ListKnowledgeBasesRequest) ProtoMessage() {}
 
 func (x *ListKnowledgeBasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[5]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +588,7 @@ func (x *ListKnowledgeBasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKnowledgeBasesRequest.ProtoReflect.Descriptor instead.
 func (*ListKnowledgeBasesRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{5}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListKnowledgeBasesRequest) GetPageSize() int32 {
@@ -498,7 +625,7 @@ type ListKnowledgeBasesResponse struct {
 
 func (x *ListKnowledgeBasesResponse) Reset() {
 	*x = ListKnowledgeBasesResponse{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[6]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +637,7 @@ func (x *ListKnowledgeBasesResponse) String() string {
 func (*ListKnowledgeBasesResponse) ProtoMessage() {}
 
 func (x *ListKnowledgeBasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[6]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +650,7 @@ func (x *ListKnowledgeBasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKnowledgeBasesResponse.ProtoReflect.Descriptor instead.
 func (*ListKnowledgeBasesResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{6}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListKnowledgeBasesResponse) GetKnowledgeBases() []*KnowledgeBase {
@@ -544,7 +671,7 @@ type UpdateKnowledgeBaseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name says which; etag, if set, must match.
 	KnowledgeBase *KnowledgeBase `protobuf:"bytes,1,opt,name=knowledge_base,json=knowledgeBase,proto3" json:"knowledge_base,omitempty"`
-	// Paths among display_name, description, workspace, config, config.chunking,
+	// Paths among display_name, description, workspace, retention, config, config.chunking,
 	// config.embedding, config.retrieval and single settings such as
 	// config.retrieval.top_n. A path whose field is unset clears the setting.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
@@ -556,7 +683,7 @@ type UpdateKnowledgeBaseRequest struct {
 
 func (x *UpdateKnowledgeBaseRequest) Reset() {
 	*x = UpdateKnowledgeBaseRequest{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[7]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -568,7 +695,7 @@ func (x *UpdateKnowledgeBaseRequest) String() string {
 func (*UpdateKnowledgeBaseRequest) ProtoMessage() {}
 
 func (x *UpdateKnowledgeBaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[7]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -581,7 +708,7 @@ func (x *UpdateKnowledgeBaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateKnowledgeBaseRequest.ProtoReflect.Descriptor instead.
 func (*UpdateKnowledgeBaseRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{7}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateKnowledgeBaseRequest) GetKnowledgeBase() *KnowledgeBase {
@@ -621,7 +748,7 @@ type UpdateKnowledgeBaseResponse struct {
 
 func (x *UpdateKnowledgeBaseResponse) Reset() {
 	*x = UpdateKnowledgeBaseResponse{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[8]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +760,7 @@ func (x *UpdateKnowledgeBaseResponse) String() string {
 func (*UpdateKnowledgeBaseResponse) ProtoMessage() {}
 
 func (x *UpdateKnowledgeBaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[8]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +773,7 @@ func (x *UpdateKnowledgeBaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateKnowledgeBaseResponse.ProtoReflect.Descriptor instead.
 func (*UpdateKnowledgeBaseResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{8}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateKnowledgeBaseResponse) GetKnowledgeBase() *KnowledgeBase {
@@ -668,7 +795,7 @@ type DeleteKnowledgeBaseRequest struct {
 
 func (x *DeleteKnowledgeBaseRequest) Reset() {
 	*x = DeleteKnowledgeBaseRequest{}
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[9]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +807,7 @@ func (x *DeleteKnowledgeBaseRequest) String() string {
 func (*DeleteKnowledgeBaseRequest) ProtoMessage() {}
 
 func (x *DeleteKnowledgeBaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_knowledge_base_proto_msgTypes[9]
+	mi := &file_granary_v1_knowledge_base_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +820,7 @@ func (x *DeleteKnowledgeBaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteKnowledgeBaseRequest.ProtoReflect.Descriptor instead.
 func (*DeleteKnowledgeBaseRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{9}
+	return file_granary_v1_knowledge_base_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteKnowledgeBaseRequest) GetName() string {
@@ -722,7 +849,10 @@ var File_granary_v1_knowledge_base_proto protoreflect.FileDescriptor
 const file_granary_v1_knowledge_base_proto_rawDesc = "" +
 	"\n" +
 	"\x1fgranary/v1/knowledge_base.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x1bgranary/v1/permission.proto\"\x84\x06\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x1bgranary/v1/permission.proto\"\x8d\x01\n" +
+	"\tRetention\x12F\n" +
+	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationB\x12\xbaH\x0f\xaa\x01\f\"\x06\b\x80\xe8\xef\xe3\v2\x02\b\x01R\x06maxAge\x128\n" +
+	"\x04from\x18\x02 \x01(\x0e2\x1a.granary.v1.RetentionBasisB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04from\"\xb9\x06\n" +
 	"\rKnowledgeBase\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12+\n" +
@@ -742,10 +872,11 @@ const file_granary_v1_knowledge_base_proto_rawDesc = "" +
 	"\brevision\x18\f \x01(\x03R\brevision\x12\x1c\n" +
 	"\x04etag\x18\r \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12%\n" +
 	"\x0edocument_limit\x18\x0e \x01(\x03R\rdocumentLimit\x12F\n" +
-	"\tworkspace\x18\x0f \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\tworkspace\x1aA\n" +
+	"\tworkspace\x18\x0f \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\tworkspace\x123\n" +
+	"\tretention\x18\x14 \x01(\v2\x15.granary.v1.RetentionR\tretention\x1aA\n" +
 	"\x13DocumentCountsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x8c\x03\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xc1\x03\n" +
 	"\x1aCreateKnowledgeBaseRequest\x12S\n" +
 	"\x11knowledge_base_id\x18\x01 \x01(\tB'\xbaH$r\"\x10\x01\x18?2\x1c^[a-z]([a-z0-9-]*[a-z0-9])?$R\x0fknowledgeBaseId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12*\n" +
@@ -754,7 +885,8 @@ const file_granary_v1_knowledge_base_proto_rawDesc = "" +
 	"\rvalidate_only\x18\x05 \x01(\bR\fvalidateOnly\x12'\n" +
 	"\n" +
 	"request_id\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12F\n" +
-	"\tworkspace\x18\a \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\tworkspace\"_\n" +
+	"\tworkspace\x18\a \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\tworkspace\x123\n" +
+	"\tretention\x18\x14 \x01(\v2\x15.granary.v1.RetentionR\tretention\"_\n" +
 	"\x1bCreateKnowledgeBaseResponse\x12@\n" +
 	"\x0eknowledge_base\x18\x01 \x01(\v2\x19.granary.v1.KnowledgeBaseR\rknowledgeBase\"h\n" +
 	"\x17GetKnowledgeBaseRequest\x12M\n" +
@@ -783,7 +915,11 @@ const file_granary_v1_knowledge_base_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18N2.^(knowledgeBases/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name\x12\x1c\n" +
 	"\x04etag\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12'\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId2\xc2\x04\n" +
+	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId*q\n" +
+	"\x0eRetentionBasis\x12\x1f\n" +
+	"\x1bRETENTION_BASIS_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18RETENTION_BASIS_CREATION\x10\x01\x12 \n" +
+	"\x1cRETENTION_BASIS_LAST_VERSION\x10\x022\xc2\x04\n" +
 	"\x14KnowledgeBaseService\x12s\n" +
 	"\x13CreateKnowledgeBase\x12&.granary.v1.CreateKnowledgeBaseRequest\x1a'.granary.v1.CreateKnowledgeBaseResponse\"\v\xda\xd4\x18\x04\b\x02\x10\x03\x90\x02\x02\x12j\n" +
 	"\x10GetKnowledgeBase\x12#.granary.v1.GetKnowledgeBaseRequest\x1a$.granary.v1.GetKnowledgeBaseResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x01\x90\x02\x01\x12p\n" +
@@ -803,53 +939,61 @@ func file_granary_v1_knowledge_base_proto_rawDescGZIP() []byte {
 	return file_granary_v1_knowledge_base_proto_rawDescData
 }
 
-var file_granary_v1_knowledge_base_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_granary_v1_knowledge_base_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_granary_v1_knowledge_base_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_granary_v1_knowledge_base_proto_goTypes = []any{
-	(*KnowledgeBase)(nil),               // 0: granary.v1.KnowledgeBase
-	(*CreateKnowledgeBaseRequest)(nil),  // 1: granary.v1.CreateKnowledgeBaseRequest
-	(*CreateKnowledgeBaseResponse)(nil), // 2: granary.v1.CreateKnowledgeBaseResponse
-	(*GetKnowledgeBaseRequest)(nil),     // 3: granary.v1.GetKnowledgeBaseRequest
-	(*GetKnowledgeBaseResponse)(nil),    // 4: granary.v1.GetKnowledgeBaseResponse
-	(*ListKnowledgeBasesRequest)(nil),   // 5: granary.v1.ListKnowledgeBasesRequest
-	(*ListKnowledgeBasesResponse)(nil),  // 6: granary.v1.ListKnowledgeBasesResponse
-	(*UpdateKnowledgeBaseRequest)(nil),  // 7: granary.v1.UpdateKnowledgeBaseRequest
-	(*UpdateKnowledgeBaseResponse)(nil), // 8: granary.v1.UpdateKnowledgeBaseResponse
-	(*DeleteKnowledgeBaseRequest)(nil),  // 9: granary.v1.DeleteKnowledgeBaseRequest
-	nil,                                 // 10: granary.v1.KnowledgeBase.DocumentCountsEntry
-	(*Config)(nil),                      // 11: granary.v1.Config
-	(*EffectiveConfig)(nil),             // 12: granary.v1.EffectiveConfig
-	(*timestamppb.Timestamp)(nil),       // 13: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),       // 14: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),               // 15: google.protobuf.Empty
+	(RetentionBasis)(0),                 // 0: granary.v1.RetentionBasis
+	(*Retention)(nil),                   // 1: granary.v1.Retention
+	(*KnowledgeBase)(nil),               // 2: granary.v1.KnowledgeBase
+	(*CreateKnowledgeBaseRequest)(nil),  // 3: granary.v1.CreateKnowledgeBaseRequest
+	(*CreateKnowledgeBaseResponse)(nil), // 4: granary.v1.CreateKnowledgeBaseResponse
+	(*GetKnowledgeBaseRequest)(nil),     // 5: granary.v1.GetKnowledgeBaseRequest
+	(*GetKnowledgeBaseResponse)(nil),    // 6: granary.v1.GetKnowledgeBaseResponse
+	(*ListKnowledgeBasesRequest)(nil),   // 7: granary.v1.ListKnowledgeBasesRequest
+	(*ListKnowledgeBasesResponse)(nil),  // 8: granary.v1.ListKnowledgeBasesResponse
+	(*UpdateKnowledgeBaseRequest)(nil),  // 9: granary.v1.UpdateKnowledgeBaseRequest
+	(*UpdateKnowledgeBaseResponse)(nil), // 10: granary.v1.UpdateKnowledgeBaseResponse
+	(*DeleteKnowledgeBaseRequest)(nil),  // 11: granary.v1.DeleteKnowledgeBaseRequest
+	nil,                                 // 12: granary.v1.KnowledgeBase.DocumentCountsEntry
+	(*durationpb.Duration)(nil),         // 13: google.protobuf.Duration
+	(*Config)(nil),                      // 14: granary.v1.Config
+	(*EffectiveConfig)(nil),             // 15: granary.v1.EffectiveConfig
+	(*timestamppb.Timestamp)(nil),       // 16: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),       // 17: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),               // 18: google.protobuf.Empty
 }
 var file_granary_v1_knowledge_base_proto_depIdxs = []int32{
-	11, // 0: granary.v1.KnowledgeBase.config:type_name -> granary.v1.Config
-	12, // 1: granary.v1.KnowledgeBase.effective_config:type_name -> granary.v1.EffectiveConfig
-	10, // 2: granary.v1.KnowledgeBase.document_counts:type_name -> granary.v1.KnowledgeBase.DocumentCountsEntry
-	13, // 3: granary.v1.KnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
-	13, // 4: granary.v1.KnowledgeBase.update_time:type_name -> google.protobuf.Timestamp
-	11, // 5: granary.v1.CreateKnowledgeBaseRequest.config:type_name -> granary.v1.Config
-	0,  // 6: granary.v1.CreateKnowledgeBaseResponse.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	0,  // 7: granary.v1.GetKnowledgeBaseResponse.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	0,  // 8: granary.v1.ListKnowledgeBasesResponse.knowledge_bases:type_name -> granary.v1.KnowledgeBase
-	0,  // 9: granary.v1.UpdateKnowledgeBaseRequest.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	14, // 10: granary.v1.UpdateKnowledgeBaseRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,  // 11: granary.v1.UpdateKnowledgeBaseResponse.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	1,  // 12: granary.v1.KnowledgeBaseService.CreateKnowledgeBase:input_type -> granary.v1.CreateKnowledgeBaseRequest
-	3,  // 13: granary.v1.KnowledgeBaseService.GetKnowledgeBase:input_type -> granary.v1.GetKnowledgeBaseRequest
-	5,  // 14: granary.v1.KnowledgeBaseService.ListKnowledgeBases:input_type -> granary.v1.ListKnowledgeBasesRequest
-	7,  // 15: granary.v1.KnowledgeBaseService.UpdateKnowledgeBase:input_type -> granary.v1.UpdateKnowledgeBaseRequest
-	9,  // 16: granary.v1.KnowledgeBaseService.DeleteKnowledgeBase:input_type -> granary.v1.DeleteKnowledgeBaseRequest
-	2,  // 17: granary.v1.KnowledgeBaseService.CreateKnowledgeBase:output_type -> granary.v1.CreateKnowledgeBaseResponse
-	4,  // 18: granary.v1.KnowledgeBaseService.GetKnowledgeBase:output_type -> granary.v1.GetKnowledgeBaseResponse
-	6,  // 19: granary.v1.KnowledgeBaseService.ListKnowledgeBases:output_type -> granary.v1.ListKnowledgeBasesResponse
-	8,  // 20: granary.v1.KnowledgeBaseService.UpdateKnowledgeBase:output_type -> granary.v1.UpdateKnowledgeBaseResponse
-	15, // 21: granary.v1.KnowledgeBaseService.DeleteKnowledgeBase:output_type -> google.protobuf.Empty
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 0: granary.v1.Retention.max_age:type_name -> google.protobuf.Duration
+	0,  // 1: granary.v1.Retention.from:type_name -> granary.v1.RetentionBasis
+	14, // 2: granary.v1.KnowledgeBase.config:type_name -> granary.v1.Config
+	15, // 3: granary.v1.KnowledgeBase.effective_config:type_name -> granary.v1.EffectiveConfig
+	12, // 4: granary.v1.KnowledgeBase.document_counts:type_name -> granary.v1.KnowledgeBase.DocumentCountsEntry
+	16, // 5: granary.v1.KnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
+	16, // 6: granary.v1.KnowledgeBase.update_time:type_name -> google.protobuf.Timestamp
+	1,  // 7: granary.v1.KnowledgeBase.retention:type_name -> granary.v1.Retention
+	14, // 8: granary.v1.CreateKnowledgeBaseRequest.config:type_name -> granary.v1.Config
+	1,  // 9: granary.v1.CreateKnowledgeBaseRequest.retention:type_name -> granary.v1.Retention
+	2,  // 10: granary.v1.CreateKnowledgeBaseResponse.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	2,  // 11: granary.v1.GetKnowledgeBaseResponse.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	2,  // 12: granary.v1.ListKnowledgeBasesResponse.knowledge_bases:type_name -> granary.v1.KnowledgeBase
+	2,  // 13: granary.v1.UpdateKnowledgeBaseRequest.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	17, // 14: granary.v1.UpdateKnowledgeBaseRequest.update_mask:type_name -> google.protobuf.FieldMask
+	2,  // 15: granary.v1.UpdateKnowledgeBaseResponse.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	3,  // 16: granary.v1.KnowledgeBaseService.CreateKnowledgeBase:input_type -> granary.v1.CreateKnowledgeBaseRequest
+	5,  // 17: granary.v1.KnowledgeBaseService.GetKnowledgeBase:input_type -> granary.v1.GetKnowledgeBaseRequest
+	7,  // 18: granary.v1.KnowledgeBaseService.ListKnowledgeBases:input_type -> granary.v1.ListKnowledgeBasesRequest
+	9,  // 19: granary.v1.KnowledgeBaseService.UpdateKnowledgeBase:input_type -> granary.v1.UpdateKnowledgeBaseRequest
+	11, // 20: granary.v1.KnowledgeBaseService.DeleteKnowledgeBase:input_type -> granary.v1.DeleteKnowledgeBaseRequest
+	4,  // 21: granary.v1.KnowledgeBaseService.CreateKnowledgeBase:output_type -> granary.v1.CreateKnowledgeBaseResponse
+	6,  // 22: granary.v1.KnowledgeBaseService.GetKnowledgeBase:output_type -> granary.v1.GetKnowledgeBaseResponse
+	8,  // 23: granary.v1.KnowledgeBaseService.ListKnowledgeBases:output_type -> granary.v1.ListKnowledgeBasesResponse
+	10, // 24: granary.v1.KnowledgeBaseService.UpdateKnowledgeBase:output_type -> granary.v1.UpdateKnowledgeBaseResponse
+	18, // 25: granary.v1.KnowledgeBaseService.DeleteKnowledgeBase:output_type -> google.protobuf.Empty
+	21, // [21:26] is the sub-list for method output_type
+	16, // [16:21] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_knowledge_base_proto_init() }
@@ -864,13 +1008,14 @@ func file_granary_v1_knowledge_base_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_knowledge_base_proto_rawDesc), len(file_granary_v1_knowledge_base_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   11,
+			NumEnums:      1,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_granary_v1_knowledge_base_proto_goTypes,
 		DependencyIndexes: file_granary_v1_knowledge_base_proto_depIdxs,
+		EnumInfos:         file_granary_v1_knowledge_base_proto_enumTypes,
 		MessageInfos:      file_granary_v1_knowledge_base_proto_msgTypes,
 	}.Build()
 	File_granary_v1_knowledge_base_proto = out.File

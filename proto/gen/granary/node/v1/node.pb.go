@@ -437,10 +437,12 @@ func (x *SourceRef) GetUrl() string {
 }
 
 type AddDocument struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Spec          *v1.DocumentSpec       `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
-	Source        *SourceRef             `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	ValidateOnly  bool                   `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	Spec         *v1.DocumentSpec       `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Source       *SourceRef             `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	ValidateOnly bool                   `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Of an import: a document of its own, whoever has the same source.
+	Distinct      bool `protobuf:"varint,10,opt,name=distinct,proto3" json:"distinct,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +494,13 @@ func (x *AddDocument) GetSource() *SourceRef {
 func (x *AddDocument) GetValidateOnly() bool {
 	if x != nil {
 		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *AddDocument) GetDistinct() bool {
+	if x != nil {
+		return x.Distinct
 	}
 	return false
 }
@@ -749,6 +758,422 @@ func (x *Wake) GetKeys() []string {
 	return nil
 }
 
+// Reads a page of a knowledge base as it was when the export began.
+type ReadExport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id that the first page brought; empty: begin.
+	Export string `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
+	// Sequence number of the creation of the last document received.
+	After int64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	Limit int32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Nothing more is read.
+	End           bool `protobuf:"varint,4,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadExport) Reset() {
+	*x = ReadExport{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadExport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadExport) ProtoMessage() {}
+
+func (x *ReadExport) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadExport.ProtoReflect.Descriptor instead.
+func (*ReadExport) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReadExport) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *ReadExport) GetAfter() int64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *ReadExport) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ReadExport) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
+type ExportPage struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Export   string                 `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
+	Revision int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// On the first page.
+	KnowledgeBase *v1.KnowledgeBase `protobuf:"bytes,3,opt,name=knowledge_base,json=knowledgeBase,proto3" json:"knowledge_base,omitempty"`
+	Documents     []*ExportDocument `protobuf:"bytes,4,rep,name=documents,proto3" json:"documents,omitempty"`
+	Last          bool              `protobuf:"varint,5,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportPage) Reset() {
+	*x = ExportPage{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportPage) ProtoMessage() {}
+
+func (x *ExportPage) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportPage.ProtoReflect.Descriptor instead.
+func (*ExportPage) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ExportPage) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *ExportPage) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ExportPage) GetKnowledgeBase() *v1.KnowledgeBase {
+	if x != nil {
+		return x.KnowledgeBase
+	}
+	return nil
+}
+
+func (x *ExportPage) GetDocuments() []*ExportDocument {
+	if x != nil {
+		return x.Documents
+	}
+	return nil
+}
+
+func (x *ExportPage) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
+}
+
+// A document as an archive has it.
+type ExportDocument struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Spec   *v1.DocumentSpec       `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	Source *SourceRef             `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// As clients see it; expire_time is the end in force.
+	Document        *v1.Document `protobuf:"bytes,3,opt,name=document,proto3" json:"document,omitempty"`
+	CreatedRevision int64        `protobuf:"varint,4,opt,name=created_revision,json=createdRevision,proto3" json:"created_revision,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ExportDocument) Reset() {
+	*x = ExportDocument{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportDocument) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportDocument) ProtoMessage() {}
+
+func (x *ExportDocument) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportDocument.ProtoReflect.Descriptor instead.
+func (*ExportDocument) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ExportDocument) GetSpec() *v1.DocumentSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *ExportDocument) GetSource() *SourceRef {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *ExportDocument) GetDocument() *v1.Document {
+	if x != nil {
+		return x.Document
+	}
+	return nil
+}
+
+func (x *ExportDocument) GetCreatedRevision() int64 {
+	if x != nil {
+		return x.CreatedRevision
+	}
+	return 0
+}
+
+// Asks which of the documents of an export are erased by now, or being erased.
+type CheckExport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Export        string                 `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
+	Documents     []string               `protobuf:"bytes,2,rep,name=documents,proto3" json:"documents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckExport) Reset() {
+	*x = CheckExport{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckExport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckExport) ProtoMessage() {}
+
+func (x *CheckExport) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckExport.ProtoReflect.Descriptor instead.
+func (*CheckExport) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CheckExport) GetExport() string {
+	if x != nil {
+		return x.Export
+	}
+	return ""
+}
+
+func (x *CheckExport) GetDocuments() []string {
+	if x != nil {
+		return x.Documents
+	}
+	return nil
+}
+
+type CheckExportResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Erased        []string               `protobuf:"bytes,1,rep,name=erased,proto3" json:"erased,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckExportResult) Reset() {
+	*x = CheckExportResult{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckExportResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckExportResult) ProtoMessage() {}
+
+func (x *CheckExportResult) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckExportResult.ProtoReflect.Descriptor instead.
+func (*CheckExportResult) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CheckExportResult) GetErased() []string {
+	if x != nil {
+		return x.Erased
+	}
+	return nil
+}
+
+// Creates a knowledge base that an archive is being read into. One that hears
+// nothing of its import any more erases itself.
+type BeginImport struct {
+	state  protoimpl.MessageState         `protogen:"open.v1"`
+	Create *v1.CreateKnowledgeBaseRequest `protobuf:"bytes,1,opt,name=create,proto3" json:"create,omitempty"`
+	// SHA-256 in hex of the archive's manifest.
+	Archive       string `protobuf:"bytes,2,opt,name=archive,proto3" json:"archive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginImport) Reset() {
+	*x = BeginImport{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginImport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginImport) ProtoMessage() {}
+
+func (x *BeginImport) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginImport.ProtoReflect.Descriptor instead.
+func (*BeginImport) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *BeginImport) GetCreate() *v1.CreateKnowledgeBaseRequest {
+	if x != nil {
+		return x.Create
+	}
+	return nil
+}
+
+func (x *BeginImport) GetArchive() string {
+	if x != nil {
+		return x.Archive
+	}
+	return ""
+}
+
+// The import is done: the knowledge base stays.
+type EndImport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uid           string                 `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndImport) Reset() {
+	*x = EndImport{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndImport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndImport) ProtoMessage() {}
+
+func (x *EndImport) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndImport.ProtoReflect.Descriptor instead.
+func (*EndImport) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *EndImport) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
 type Done struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -757,7 +1182,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[10]
+	mi := &file_granary_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +1194,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[10]
+	mi := &file_granary_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +1207,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 type KnowledgeBaseCall struct {
@@ -806,6 +1231,10 @@ type KnowledgeBaseCall struct {
 	//	*KnowledgeBaseCall_ReadEvents
 	//	*KnowledgeBaseCall_Wake
 	//	*KnowledgeBaseCall_TenantChanged
+	//	*KnowledgeBaseCall_ReadExport
+	//	*KnowledgeBaseCall_CheckExport
+	//	*KnowledgeBaseCall_BeginImport
+	//	*KnowledgeBaseCall_EndImport
 	Operation     isKnowledgeBaseCall_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -813,7 +1242,7 @@ type KnowledgeBaseCall struct {
 
 func (x *KnowledgeBaseCall) Reset() {
 	*x = KnowledgeBaseCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[11]
+	mi := &file_granary_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +1254,7 @@ func (x *KnowledgeBaseCall) String() string {
 func (*KnowledgeBaseCall) ProtoMessage() {}
 
 func (x *KnowledgeBaseCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[11]
+	mi := &file_granary_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +1267,7 @@ func (x *KnowledgeBaseCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBaseCall.ProtoReflect.Descriptor instead.
 func (*KnowledgeBaseCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *KnowledgeBaseCall) GetHeader() *Header {
@@ -999,6 +1428,42 @@ func (x *KnowledgeBaseCall) GetTenantChanged() *TenantSettings {
 	return nil
 }
 
+func (x *KnowledgeBaseCall) GetReadExport() *ReadExport {
+	if x != nil {
+		if x, ok := x.Operation.(*KnowledgeBaseCall_ReadExport); ok {
+			return x.ReadExport
+		}
+	}
+	return nil
+}
+
+func (x *KnowledgeBaseCall) GetCheckExport() *CheckExport {
+	if x != nil {
+		if x, ok := x.Operation.(*KnowledgeBaseCall_CheckExport); ok {
+			return x.CheckExport
+		}
+	}
+	return nil
+}
+
+func (x *KnowledgeBaseCall) GetBeginImport() *BeginImport {
+	if x != nil {
+		if x, ok := x.Operation.(*KnowledgeBaseCall_BeginImport); ok {
+			return x.BeginImport
+		}
+	}
+	return nil
+}
+
+func (x *KnowledgeBaseCall) GetEndImport() *EndImport {
+	if x != nil {
+		if x, ok := x.Operation.(*KnowledgeBaseCall_EndImport); ok {
+			return x.EndImport
+		}
+	}
+	return nil
+}
+
 type isKnowledgeBaseCall_Operation interface {
 	isKnowledgeBaseCall_Operation()
 }
@@ -1067,6 +1532,22 @@ type KnowledgeBaseCall_TenantChanged struct {
 	TenantChanged *TenantSettings `protobuf:"bytes,17,opt,name=tenant_changed,json=tenantChanged,proto3,oneof"`
 }
 
+type KnowledgeBaseCall_ReadExport struct {
+	ReadExport *ReadExport `protobuf:"bytes,23,opt,name=read_export,json=readExport,proto3,oneof"`
+}
+
+type KnowledgeBaseCall_CheckExport struct {
+	CheckExport *CheckExport `protobuf:"bytes,24,opt,name=check_export,json=checkExport,proto3,oneof"`
+}
+
+type KnowledgeBaseCall_BeginImport struct {
+	BeginImport *BeginImport `protobuf:"bytes,25,opt,name=begin_import,json=beginImport,proto3,oneof"`
+}
+
+type KnowledgeBaseCall_EndImport struct {
+	EndImport *EndImport `protobuf:"bytes,26,opt,name=end_import,json=endImport,proto3,oneof"`
+}
+
 func (*KnowledgeBaseCall_Create) isKnowledgeBaseCall_Operation() {}
 
 func (*KnowledgeBaseCall_Get) isKnowledgeBaseCall_Operation() {}
@@ -1099,6 +1580,14 @@ func (*KnowledgeBaseCall_Wake) isKnowledgeBaseCall_Operation() {}
 
 func (*KnowledgeBaseCall_TenantChanged) isKnowledgeBaseCall_Operation() {}
 
+func (*KnowledgeBaseCall_ReadExport) isKnowledgeBaseCall_Operation() {}
+
+func (*KnowledgeBaseCall_CheckExport) isKnowledgeBaseCall_Operation() {}
+
+func (*KnowledgeBaseCall_BeginImport) isKnowledgeBaseCall_Operation() {}
+
+func (*KnowledgeBaseCall_EndImport) isKnowledgeBaseCall_Operation() {}
+
 type KnowledgeBaseReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Committed revision of the knowledge base.
@@ -1115,6 +1604,8 @@ type KnowledgeBaseReply struct {
 	//	*KnowledgeBaseReply_Search
 	//	*KnowledgeBaseReply_Events
 	//	*KnowledgeBaseReply_Done
+	//	*KnowledgeBaseReply_ExportPage
+	//	*KnowledgeBaseReply_CheckExport
 	Result        isKnowledgeBaseReply_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1122,7 +1613,7 @@ type KnowledgeBaseReply struct {
 
 func (x *KnowledgeBaseReply) Reset() {
 	*x = KnowledgeBaseReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[12]
+	mi := &file_granary_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +1625,7 @@ func (x *KnowledgeBaseReply) String() string {
 func (*KnowledgeBaseReply) ProtoMessage() {}
 
 func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[12]
+	mi := &file_granary_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +1638,7 @@ func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBaseReply.ProtoReflect.Descriptor instead.
 func (*KnowledgeBaseReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KnowledgeBaseReply) GetRevision() int64 {
@@ -1254,6 +1745,24 @@ func (x *KnowledgeBaseReply) GetDone() *Done {
 	return nil
 }
 
+func (x *KnowledgeBaseReply) GetExportPage() *ExportPage {
+	if x != nil {
+		if x, ok := x.Result.(*KnowledgeBaseReply_ExportPage); ok {
+			return x.ExportPage
+		}
+	}
+	return nil
+}
+
+func (x *KnowledgeBaseReply) GetCheckExport() *CheckExportResult {
+	if x != nil {
+		if x, ok := x.Result.(*KnowledgeBaseReply_CheckExport); ok {
+			return x.CheckExport
+		}
+	}
+	return nil
+}
+
 type isKnowledgeBaseReply_Result interface {
 	isKnowledgeBaseReply_Result()
 }
@@ -1298,6 +1807,14 @@ type KnowledgeBaseReply_Done struct {
 	Done *Done `protobuf:"bytes,11,opt,name=done,proto3,oneof"`
 }
 
+type KnowledgeBaseReply_ExportPage struct {
+	ExportPage *ExportPage `protobuf:"bytes,23,opt,name=export_page,json=exportPage,proto3,oneof"`
+}
+
+type KnowledgeBaseReply_CheckExport struct {
+	CheckExport *CheckExportResult `protobuf:"bytes,24,opt,name=check_export,json=checkExport,proto3,oneof"`
+}
+
 func (*KnowledgeBaseReply_Error) isKnowledgeBaseReply_Result() {}
 
 func (*KnowledgeBaseReply_KnowledgeBase) isKnowledgeBaseReply_Result() {}
@@ -1318,6 +1835,10 @@ func (*KnowledgeBaseReply_Events) isKnowledgeBaseReply_Result() {}
 
 func (*KnowledgeBaseReply_Done) isKnowledgeBaseReply_Result() {}
 
+func (*KnowledgeBaseReply_ExportPage) isKnowledgeBaseReply_Result() {}
+
+func (*KnowledgeBaseReply_CheckExport) isKnowledgeBaseReply_Result() {}
+
 // What knowledge bases need to know of their tenant.
 type TenantSettings struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1332,7 +1853,7 @@ type TenantSettings struct {
 
 func (x *TenantSettings) Reset() {
 	*x = TenantSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[13]
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1865,7 @@ func (x *TenantSettings) String() string {
 func (*TenantSettings) ProtoMessage() {}
 
 func (x *TenantSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[13]
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1878,7 @@ func (x *TenantSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantSettings.ProtoReflect.Descriptor instead.
 func (*TenantSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *TenantSettings) GetVersion() int64 {
@@ -1400,7 +1921,7 @@ type GetAccess struct {
 
 func (x *GetAccess) Reset() {
 	*x = GetAccess{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1933,7 @@ func (x *GetAccess) String() string {
 func (*GetAccess) ProtoMessage() {}
 
 func (x *GetAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1946,7 @@ func (x *GetAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAccess.ProtoReflect.Descriptor instead.
 func (*GetAccess) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetAccess) GetKeyId() string {
@@ -1457,7 +1978,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1990,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +2003,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Access) GetState() v1.TenantState {
@@ -1529,7 +2050,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +2062,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +2075,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *KeyRecord) GetId() string {
@@ -1595,7 +2116,7 @@ type ReportKeyUse struct {
 
 func (x *ReportKeyUse) Reset() {
 	*x = ReportKeyUse{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +2128,7 @@ func (x *ReportKeyUse) String() string {
 func (*ReportKeyUse) ProtoMessage() {}
 
 func (x *ReportKeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +2141,7 @@ func (x *ReportKeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportKeyUse.ProtoReflect.Descriptor instead.
 func (*ReportKeyUse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportKeyUse) GetUses() []*KeyUse {
@@ -1641,7 +2162,7 @@ type KeyUse struct {
 
 func (x *KeyUse) Reset() {
 	*x = KeyUse{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[18]
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +2174,7 @@ func (x *KeyUse) String() string {
 func (*KeyUse) ProtoMessage() {}
 
 func (x *KeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[18]
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +2187,7 @@ func (x *KeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
 func (*KeyUse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *KeyUse) GetKeyId() string {
@@ -1701,7 +2222,7 @@ type GetSettings struct {
 
 func (x *GetSettings) Reset() {
 	*x = GetSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[19]
+	mi := &file_granary_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +2234,7 @@ func (x *GetSettings) String() string {
 func (*GetSettings) ProtoMessage() {}
 
 func (x *GetSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[19]
+	mi := &file_granary_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +2247,7 @@ func (x *GetSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettings.ProtoReflect.Descriptor instead.
 func (*GetSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetSettings) GetSubscriber() string {
@@ -1749,7 +2270,7 @@ type RegisterKnowledgeBase struct {
 
 func (x *RegisterKnowledgeBase) Reset() {
 	*x = RegisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	mi := &file_granary_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +2282,7 @@ func (x *RegisterKnowledgeBase) String() string {
 func (*RegisterKnowledgeBase) ProtoMessage() {}
 
 func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	mi := &file_granary_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +2295,7 @@ func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*RegisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RegisterKnowledgeBase) GetId() string {
@@ -1822,7 +2343,7 @@ type UnregisterKnowledgeBase struct {
 
 func (x *UnregisterKnowledgeBase) Reset() {
 	*x = UnregisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	mi := &file_granary_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1834,7 +2355,7 @@ func (x *UnregisterKnowledgeBase) String() string {
 func (*UnregisterKnowledgeBase) ProtoMessage() {}
 
 func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	mi := &file_granary_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1847,7 +2368,7 @@ func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*UnregisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *UnregisterKnowledgeBase) GetId() string {
@@ -1895,7 +2416,7 @@ type LeaseTokens struct {
 
 func (x *LeaseTokens) Reset() {
 	*x = LeaseTokens{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +2428,7 @@ func (x *LeaseTokens) String() string {
 func (*LeaseTokens) ProtoMessage() {}
 
 func (x *LeaseTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +2441,7 @@ func (x *LeaseTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseTokens.ProtoReflect.Descriptor instead.
 func (*LeaseTokens) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LeaseTokens) GetMeter() string {
@@ -2023,7 +2544,7 @@ type TokenLease struct {
 
 func (x *TokenLease) Reset() {
 	*x = TokenLease{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2035,7 +2556,7 @@ func (x *TokenLease) String() string {
 func (*TokenLease) ProtoMessage() {}
 
 func (x *TokenLease) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2048,7 +2569,7 @@ func (x *TokenLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenLease.ProtoReflect.Descriptor instead.
 func (*TokenLease) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *TokenLease) GetLessor() string {
@@ -2137,7 +2658,7 @@ type TenantCall struct {
 
 func (x *TenantCall) Reset() {
 	*x = TenantCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[24]
+	mi := &file_granary_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2149,7 +2670,7 @@ func (x *TenantCall) String() string {
 func (*TenantCall) ProtoMessage() {}
 
 func (x *TenantCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[24]
+	mi := &file_granary_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2162,7 +2683,7 @@ func (x *TenantCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantCall.ProtoReflect.Descriptor instead.
 func (*TenantCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TenantCall) GetHeader() *Header {
@@ -2367,7 +2888,7 @@ type TenantReply struct {
 
 func (x *TenantReply) Reset() {
 	*x = TenantReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	mi := &file_granary_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2900,7 @@ func (x *TenantReply) String() string {
 func (*TenantReply) ProtoMessage() {}
 
 func (x *TenantReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	mi := &file_granary_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2913,7 @@ func (x *TenantReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantReply.ProtoReflect.Descriptor instead.
 func (*TenantReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TenantReply) GetResult() isTenantReply_Result {
@@ -2568,11 +3089,13 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x03R\tsizeBytes\x12\x16\n" +
 	"\x06sha256\x18\x03 \x01(\tR\x06sha256\x12\x10\n" +
-	"\x03url\x18\x04 \x01(\tR\x03url\"\x94\x01\n" +
+	"\x03url\x18\x04 \x01(\tR\x03url\"\xb0\x01\n" +
 	"\vAddDocument\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x18.granary.v1.DocumentSpecR\x04spec\x122\n" +
 	"\x06source\x18\x02 \x01(\v2\x1a.granary.node.v1.SourceRefR\x06source\x12#\n" +
-	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"c\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\x12\x1a\n" +
+	"\bdistinct\x18\n" +
+	" \x01(\bR\bdistinct\"c\n" +
 	"\x11AddDocumentResult\x120\n" +
 	"\bdocument\x18\x01 \x01(\v2\x14.granary.v1.DocumentR\bdocument\x12\x1c\n" +
 	"\tduplicate\x18\x02 \x01(\bR\tduplicate\"\xcc\x01\n" +
@@ -2590,8 +3113,36 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x0fprogress_cursor\x18\x04 \x01(\tR\x0eprogressCursor\x12\x10\n" +
 	"\x03uid\x18\x05 \x01(\tR\x03uid\"\x1a\n" +
 	"\x04Wake\x12\x12\n" +
-	"\x04keys\x18\x01 \x03(\tR\x04keys\"\x06\n" +
-	"\x04Done\"\x85\t\n" +
+	"\x04keys\x18\x01 \x03(\tR\x04keys\"b\n" +
+	"\n" +
+	"ReadExport\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\tR\x06export\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x03R\x05after\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x05R\x05limit\x12\x10\n" +
+	"\x03end\x18\x04 \x01(\bR\x03end\"\xd5\x01\n" +
+	"\n" +
+	"ExportPage\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\tR\x06export\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12@\n" +
+	"\x0eknowledge_base\x18\x03 \x01(\v2\x19.granary.v1.KnowledgeBaseR\rknowledgeBase\x12=\n" +
+	"\tdocuments\x18\x04 \x03(\v2\x1f.granary.node.v1.ExportDocumentR\tdocuments\x12\x12\n" +
+	"\x04last\x18\x05 \x01(\bR\x04last\"\xcf\x01\n" +
+	"\x0eExportDocument\x12,\n" +
+	"\x04spec\x18\x01 \x01(\v2\x18.granary.v1.DocumentSpecR\x04spec\x122\n" +
+	"\x06source\x18\x02 \x01(\v2\x1a.granary.node.v1.SourceRefR\x06source\x120\n" +
+	"\bdocument\x18\x03 \x01(\v2\x14.granary.v1.DocumentR\bdocument\x12)\n" +
+	"\x10created_revision\x18\x04 \x01(\x03R\x0fcreatedRevision\"C\n" +
+	"\vCheckExport\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\tR\x06export\x12\x1c\n" +
+	"\tdocuments\x18\x02 \x03(\tR\tdocuments\"+\n" +
+	"\x11CheckExportResult\x12\x16\n" +
+	"\x06erased\x18\x01 \x03(\tR\x06erased\"g\n" +
+	"\vBeginImport\x12>\n" +
+	"\x06create\x18\x01 \x01(\v2&.granary.v1.CreateKnowledgeBaseRequestR\x06create\x12\x18\n" +
+	"\aarchive\x18\x02 \x01(\tR\aarchive\"\x1d\n" +
+	"\tEndImport\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x06\n" +
+	"\x04Done\"\x88\v\n" +
 	"\x11KnowledgeBaseCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x12@\n" +
 	"\x06create\x18\x02 \x01(\v2&.granary.v1.CreateKnowledgeBaseRequestH\x00R\x06create\x127\n" +
@@ -2612,8 +3163,14 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\vread_events\x18\x0f \x01(\v2\x1b.granary.node.v1.ReadEventsH\x00R\n" +
 	"readEvents\x12+\n" +
 	"\x04wake\x18\x10 \x01(\v2\x15.granary.node.v1.WakeH\x00R\x04wake\x12H\n" +
-	"\x0etenant_changed\x18\x11 \x01(\v2\x1f.granary.node.v1.TenantSettingsH\x00R\rtenantChangedB\v\n" +
-	"\toperation\"\x83\x05\n" +
+	"\x0etenant_changed\x18\x11 \x01(\v2\x1f.granary.node.v1.TenantSettingsH\x00R\rtenantChanged\x12>\n" +
+	"\vread_export\x18\x17 \x01(\v2\x1b.granary.node.v1.ReadExportH\x00R\n" +
+	"readExport\x12A\n" +
+	"\fcheck_export\x18\x18 \x01(\v2\x1c.granary.node.v1.CheckExportH\x00R\vcheckExport\x12A\n" +
+	"\fbegin_import\x18\x19 \x01(\v2\x1c.granary.node.v1.BeginImportH\x00R\vbeginImport\x12;\n" +
+	"\n" +
+	"end_import\x18\x1a \x01(\v2\x1a.granary.node.v1.EndImportH\x00R\tendImportB\v\n" +
+	"\toperation\"\x8c\x06\n" +
 	"\x12KnowledgeBaseReply\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12.\n" +
 	"\x05error\x18\x02 \x01(\v2\x16.granary.node.v1.ErrorH\x00R\x05error\x12B\n" +
@@ -2626,7 +3183,10 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x06search\x18\t \x01(\v2\x1a.granary.v1.SearchResponseH\x00R\x06search\x12;\n" +
 	"\x06events\x18\n" +
 	" \x01(\v2!.granary.node.v1.ReadEventsResultH\x00R\x06events\x12+\n" +
-	"\x04done\x18\v \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04doneB\b\n" +
+	"\x04done\x18\v \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04done\x12>\n" +
+	"\vexport_page\x18\x17 \x01(\v2\x1b.granary.node.v1.ExportPageH\x00R\n" +
+	"exportPage\x12G\n" +
+	"\fcheck_export\x18\x18 \x01(\v2\".granary.node.v1.CheckExportResultH\x00R\vcheckExportB\b\n" +
 	"\x06result\"\xc6\x01\n" +
 	"\x0eTenantSettings\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x129\n" +
@@ -2737,7 +3297,7 @@ func file_granary_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_granary_node_v1_node_proto_rawDescData
 }
 
-var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_granary_node_v1_node_proto_goTypes = []any{
 	(*Header)(nil),                        // 0: granary.node.v1.Header
 	(*Grant)(nil),                         // 1: granary.node.v1.Grant
@@ -2749,133 +3309,152 @@ var file_granary_node_v1_node_proto_goTypes = []any{
 	(*ReadEvents)(nil),                    // 7: granary.node.v1.ReadEvents
 	(*ReadEventsResult)(nil),              // 8: granary.node.v1.ReadEventsResult
 	(*Wake)(nil),                          // 9: granary.node.v1.Wake
-	(*Done)(nil),                          // 10: granary.node.v1.Done
-	(*KnowledgeBaseCall)(nil),             // 11: granary.node.v1.KnowledgeBaseCall
-	(*KnowledgeBaseReply)(nil),            // 12: granary.node.v1.KnowledgeBaseReply
-	(*TenantSettings)(nil),                // 13: granary.node.v1.TenantSettings
-	(*GetAccess)(nil),                     // 14: granary.node.v1.GetAccess
-	(*Access)(nil),                        // 15: granary.node.v1.Access
-	(*KeyRecord)(nil),                     // 16: granary.node.v1.KeyRecord
-	(*ReportKeyUse)(nil),                  // 17: granary.node.v1.ReportKeyUse
-	(*KeyUse)(nil),                        // 18: granary.node.v1.KeyUse
-	(*GetSettings)(nil),                   // 19: granary.node.v1.GetSettings
-	(*RegisterKnowledgeBase)(nil),         // 20: granary.node.v1.RegisterKnowledgeBase
-	(*UnregisterKnowledgeBase)(nil),       // 21: granary.node.v1.UnregisterKnowledgeBase
-	(*LeaseTokens)(nil),                   // 22: granary.node.v1.LeaseTokens
-	(*TokenLease)(nil),                    // 23: granary.node.v1.TokenLease
-	(*TenantCall)(nil),                    // 24: granary.node.v1.TenantCall
-	(*TenantReply)(nil),                   // 25: granary.node.v1.TenantReply
-	nil,                                   // 26: granary.node.v1.Error.MetadataEntry
-	(*durationpb.Duration)(nil),           // 27: google.protobuf.Duration
-	(*v1.DocumentSpec)(nil),               // 28: granary.v1.DocumentSpec
-	(*v1.Document)(nil),                   // 29: granary.v1.Document
-	(*v1.Event)(nil),                      // 30: granary.v1.Event
-	(*v1.Progress)(nil),                   // 31: granary.v1.Progress
-	(*v1.CreateKnowledgeBaseRequest)(nil), // 32: granary.v1.CreateKnowledgeBaseRequest
-	(*v1.GetKnowledgeBaseRequest)(nil),    // 33: granary.v1.GetKnowledgeBaseRequest
-	(*v1.UpdateKnowledgeBaseRequest)(nil), // 34: granary.v1.UpdateKnowledgeBaseRequest
-	(*v1.DeleteKnowledgeBaseRequest)(nil), // 35: granary.v1.DeleteKnowledgeBaseRequest
-	(*v1.GetDocumentRequest)(nil),         // 36: granary.v1.GetDocumentRequest
-	(*v1.ListDocumentsRequest)(nil),       // 37: granary.v1.ListDocumentsRequest
-	(*v1.DeleteDocumentRequest)(nil),      // 38: granary.v1.DeleteDocumentRequest
-	(*v1.CancelDocumentRequest)(nil),      // 39: granary.v1.CancelDocumentRequest
-	(*v1.ReprocessDocumentRequest)(nil),   // 40: granary.v1.ReprocessDocumentRequest
-	(*v1.ListChunksRequest)(nil),          // 41: granary.v1.ListChunksRequest
-	(*v1.GetDocumentTextRequest)(nil),     // 42: granary.v1.GetDocumentTextRequest
-	(*v1.SearchRequest)(nil),              // 43: granary.v1.SearchRequest
-	(*v1.KnowledgeBase)(nil),              // 44: granary.v1.KnowledgeBase
-	(*v1.ListDocumentsResponse)(nil),      // 45: granary.v1.ListDocumentsResponse
-	(*v1.ListChunksResponse)(nil),         // 46: granary.v1.ListChunksResponse
-	(*v1.GetDocumentTextResponse)(nil),    // 47: granary.v1.GetDocumentTextResponse
-	(*v1.SearchResponse)(nil),             // 48: granary.v1.SearchResponse
-	(*v1.Config)(nil),                     // 49: granary.v1.Config
-	(*v1.TenantLimits)(nil),               // 50: granary.v1.TenantLimits
-	(v1.TenantState)(0),                   // 51: granary.v1.TenantState
-	(*timestamppb.Timestamp)(nil),         // 52: google.protobuf.Timestamp
-	(*v1.GetTenantRequest)(nil),           // 53: granary.v1.GetTenantRequest
-	(*v1.UpdateTenantConfigRequest)(nil),  // 54: granary.v1.UpdateTenantConfigRequest
-	(*v1.ListKnowledgeBasesRequest)(nil),  // 55: granary.v1.ListKnowledgeBasesRequest
-	(*v1.GetUsageRequest)(nil),            // 56: granary.v1.GetUsageRequest
-	(*v1.Tenant)(nil),                     // 57: granary.v1.Tenant
-	(*v1.ListKnowledgeBasesResponse)(nil), // 58: granary.v1.ListKnowledgeBasesResponse
-	(*v1.Usage)(nil),                      // 59: granary.v1.Usage
+	(*ReadExport)(nil),                    // 10: granary.node.v1.ReadExport
+	(*ExportPage)(nil),                    // 11: granary.node.v1.ExportPage
+	(*ExportDocument)(nil),                // 12: granary.node.v1.ExportDocument
+	(*CheckExport)(nil),                   // 13: granary.node.v1.CheckExport
+	(*CheckExportResult)(nil),             // 14: granary.node.v1.CheckExportResult
+	(*BeginImport)(nil),                   // 15: granary.node.v1.BeginImport
+	(*EndImport)(nil),                     // 16: granary.node.v1.EndImport
+	(*Done)(nil),                          // 17: granary.node.v1.Done
+	(*KnowledgeBaseCall)(nil),             // 18: granary.node.v1.KnowledgeBaseCall
+	(*KnowledgeBaseReply)(nil),            // 19: granary.node.v1.KnowledgeBaseReply
+	(*TenantSettings)(nil),                // 20: granary.node.v1.TenantSettings
+	(*GetAccess)(nil),                     // 21: granary.node.v1.GetAccess
+	(*Access)(nil),                        // 22: granary.node.v1.Access
+	(*KeyRecord)(nil),                     // 23: granary.node.v1.KeyRecord
+	(*ReportKeyUse)(nil),                  // 24: granary.node.v1.ReportKeyUse
+	(*KeyUse)(nil),                        // 25: granary.node.v1.KeyUse
+	(*GetSettings)(nil),                   // 26: granary.node.v1.GetSettings
+	(*RegisterKnowledgeBase)(nil),         // 27: granary.node.v1.RegisterKnowledgeBase
+	(*UnregisterKnowledgeBase)(nil),       // 28: granary.node.v1.UnregisterKnowledgeBase
+	(*LeaseTokens)(nil),                   // 29: granary.node.v1.LeaseTokens
+	(*TokenLease)(nil),                    // 30: granary.node.v1.TokenLease
+	(*TenantCall)(nil),                    // 31: granary.node.v1.TenantCall
+	(*TenantReply)(nil),                   // 32: granary.node.v1.TenantReply
+	nil,                                   // 33: granary.node.v1.Error.MetadataEntry
+	(*durationpb.Duration)(nil),           // 34: google.protobuf.Duration
+	(*v1.DocumentSpec)(nil),               // 35: granary.v1.DocumentSpec
+	(*v1.Document)(nil),                   // 36: granary.v1.Document
+	(*v1.Event)(nil),                      // 37: granary.v1.Event
+	(*v1.Progress)(nil),                   // 38: granary.v1.Progress
+	(*v1.KnowledgeBase)(nil),              // 39: granary.v1.KnowledgeBase
+	(*v1.CreateKnowledgeBaseRequest)(nil), // 40: granary.v1.CreateKnowledgeBaseRequest
+	(*v1.GetKnowledgeBaseRequest)(nil),    // 41: granary.v1.GetKnowledgeBaseRequest
+	(*v1.UpdateKnowledgeBaseRequest)(nil), // 42: granary.v1.UpdateKnowledgeBaseRequest
+	(*v1.DeleteKnowledgeBaseRequest)(nil), // 43: granary.v1.DeleteKnowledgeBaseRequest
+	(*v1.GetDocumentRequest)(nil),         // 44: granary.v1.GetDocumentRequest
+	(*v1.ListDocumentsRequest)(nil),       // 45: granary.v1.ListDocumentsRequest
+	(*v1.DeleteDocumentRequest)(nil),      // 46: granary.v1.DeleteDocumentRequest
+	(*v1.CancelDocumentRequest)(nil),      // 47: granary.v1.CancelDocumentRequest
+	(*v1.ReprocessDocumentRequest)(nil),   // 48: granary.v1.ReprocessDocumentRequest
+	(*v1.ListChunksRequest)(nil),          // 49: granary.v1.ListChunksRequest
+	(*v1.GetDocumentTextRequest)(nil),     // 50: granary.v1.GetDocumentTextRequest
+	(*v1.SearchRequest)(nil),              // 51: granary.v1.SearchRequest
+	(*v1.ListDocumentsResponse)(nil),      // 52: granary.v1.ListDocumentsResponse
+	(*v1.ListChunksResponse)(nil),         // 53: granary.v1.ListChunksResponse
+	(*v1.GetDocumentTextResponse)(nil),    // 54: granary.v1.GetDocumentTextResponse
+	(*v1.SearchResponse)(nil),             // 55: granary.v1.SearchResponse
+	(*v1.Config)(nil),                     // 56: granary.v1.Config
+	(*v1.TenantLimits)(nil),               // 57: granary.v1.TenantLimits
+	(v1.TenantState)(0),                   // 58: granary.v1.TenantState
+	(*timestamppb.Timestamp)(nil),         // 59: google.protobuf.Timestamp
+	(*v1.GetTenantRequest)(nil),           // 60: granary.v1.GetTenantRequest
+	(*v1.UpdateTenantConfigRequest)(nil),  // 61: granary.v1.UpdateTenantConfigRequest
+	(*v1.ListKnowledgeBasesRequest)(nil),  // 62: granary.v1.ListKnowledgeBasesRequest
+	(*v1.GetUsageRequest)(nil),            // 63: granary.v1.GetUsageRequest
+	(*v1.Tenant)(nil),                     // 64: granary.v1.Tenant
+	(*v1.ListKnowledgeBasesResponse)(nil), // 65: granary.v1.ListKnowledgeBasesResponse
+	(*v1.Usage)(nil),                      // 66: granary.v1.Usage
 }
 var file_granary_node_v1_node_proto_depIdxs = []int32{
-	27, // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
+	34, // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
 	1,  // 1: granary.node.v1.Header.grants:type_name -> granary.node.v1.Grant
-	26, // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
+	33, // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
 	3,  // 3: granary.node.v1.Error.fields:type_name -> granary.node.v1.FieldViolation
-	27, // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
-	28, // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
+	34, // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
+	35, // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
 	4,  // 6: granary.node.v1.AddDocument.source:type_name -> granary.node.v1.SourceRef
-	29, // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
-	27, // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
-	30, // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
-	31, // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
-	0,  // 11: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
-	32, // 12: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
-	33, // 13: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
-	34, // 14: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
-	35, // 15: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
-	5,  // 16: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
-	36, // 17: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
-	37, // 18: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
-	38, // 19: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
-	39, // 20: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
-	40, // 21: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
-	41, // 22: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
-	42, // 23: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
-	43, // 24: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
-	7,  // 25: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
-	9,  // 26: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
-	13, // 27: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
-	2,  // 28: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
-	44, // 29: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	6,  // 30: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
-	29, // 31: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
-	45, // 32: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
-	46, // 33: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
-	47, // 34: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
-	48, // 35: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
-	8,  // 36: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
-	10, // 37: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
-	49, // 38: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
-	50, // 39: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
-	51, // 40: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
-	51, // 41: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
-	1,  // 42: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
-	16, // 43: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
-	52, // 44: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
-	18, // 45: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
-	52, // 46: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
-	52, // 47: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
-	27, // 48: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
-	27, // 49: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
-	0,  // 50: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
-	53, // 51: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
-	54, // 52: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
-	19, // 53: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
-	20, // 54: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
-	21, // 55: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
-	55, // 56: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
-	9,  // 57: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
-	14, // 58: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
-	17, // 59: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
-	22, // 60: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
-	56, // 61: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
-	2,  // 62: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
-	57, // 63: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
-	13, // 64: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
-	58, // 65: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
-	10, // 66: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
-	15, // 67: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
-	23, // 68: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
-	59, // 69: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
-	70, // [70:70] is the sub-list for method output_type
-	70, // [70:70] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	36, // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
+	34, // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
+	37, // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
+	38, // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
+	39, // 11: granary.node.v1.ExportPage.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	12, // 12: granary.node.v1.ExportPage.documents:type_name -> granary.node.v1.ExportDocument
+	35, // 13: granary.node.v1.ExportDocument.spec:type_name -> granary.v1.DocumentSpec
+	4,  // 14: granary.node.v1.ExportDocument.source:type_name -> granary.node.v1.SourceRef
+	36, // 15: granary.node.v1.ExportDocument.document:type_name -> granary.v1.Document
+	40, // 16: granary.node.v1.BeginImport.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	0,  // 17: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
+	40, // 18: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	41, // 19: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
+	42, // 20: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
+	43, // 21: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
+	5,  // 22: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
+	44, // 23: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
+	45, // 24: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
+	46, // 25: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
+	47, // 26: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
+	48, // 27: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
+	49, // 28: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
+	50, // 29: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
+	51, // 30: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
+	7,  // 31: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
+	9,  // 32: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
+	20, // 33: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
+	10, // 34: granary.node.v1.KnowledgeBaseCall.read_export:type_name -> granary.node.v1.ReadExport
+	13, // 35: granary.node.v1.KnowledgeBaseCall.check_export:type_name -> granary.node.v1.CheckExport
+	15, // 36: granary.node.v1.KnowledgeBaseCall.begin_import:type_name -> granary.node.v1.BeginImport
+	16, // 37: granary.node.v1.KnowledgeBaseCall.end_import:type_name -> granary.node.v1.EndImport
+	2,  // 38: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
+	39, // 39: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	6,  // 40: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
+	36, // 41: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
+	52, // 42: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
+	53, // 43: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
+	54, // 44: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
+	55, // 45: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
+	8,  // 46: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
+	17, // 47: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
+	11, // 48: granary.node.v1.KnowledgeBaseReply.export_page:type_name -> granary.node.v1.ExportPage
+	14, // 49: granary.node.v1.KnowledgeBaseReply.check_export:type_name -> granary.node.v1.CheckExportResult
+	56, // 50: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
+	57, // 51: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
+	58, // 52: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
+	58, // 53: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
+	1,  // 54: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
+	23, // 55: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
+	59, // 56: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
+	25, // 57: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
+	59, // 58: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
+	59, // 59: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
+	34, // 60: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
+	34, // 61: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
+	0,  // 62: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
+	60, // 63: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
+	61, // 64: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
+	26, // 65: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
+	27, // 66: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
+	28, // 67: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
+	62, // 68: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
+	9,  // 69: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
+	21, // 70: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
+	24, // 71: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
+	29, // 72: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
+	63, // 73: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
+	2,  // 74: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
+	64, // 75: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
+	20, // 76: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
+	65, // 77: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
+	17, // 78: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
+	22, // 79: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
+	30, // 80: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
+	66, // 81: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
+	82, // [82:82] is the sub-list for method output_type
+	82, // [82:82] is the sub-list for method input_type
+	82, // [82:82] is the sub-list for extension type_name
+	82, // [82:82] is the sub-list for extension extendee
+	0,  // [0:82] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_node_proto_init() }
@@ -2883,7 +3462,7 @@ func file_granary_node_v1_node_proto_init() {
 	if File_granary_node_v1_node_proto != nil {
 		return
 	}
-	file_granary_node_v1_node_proto_msgTypes[11].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[18].OneofWrappers = []any{
 		(*KnowledgeBaseCall_Create)(nil),
 		(*KnowledgeBaseCall_Get)(nil),
 		(*KnowledgeBaseCall_Update)(nil),
@@ -2900,8 +3479,12 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseCall_ReadEvents)(nil),
 		(*KnowledgeBaseCall_Wake)(nil),
 		(*KnowledgeBaseCall_TenantChanged)(nil),
+		(*KnowledgeBaseCall_ReadExport)(nil),
+		(*KnowledgeBaseCall_CheckExport)(nil),
+		(*KnowledgeBaseCall_BeginImport)(nil),
+		(*KnowledgeBaseCall_EndImport)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[12].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[19].OneofWrappers = []any{
 		(*KnowledgeBaseReply_Error)(nil),
 		(*KnowledgeBaseReply_KnowledgeBase)(nil),
 		(*KnowledgeBaseReply_AddDocument)(nil),
@@ -2912,8 +3495,10 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseReply_Search)(nil),
 		(*KnowledgeBaseReply_Events)(nil),
 		(*KnowledgeBaseReply_Done)(nil),
+		(*KnowledgeBaseReply_ExportPage)(nil),
+		(*KnowledgeBaseReply_CheckExport)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[24].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[31].OneofWrappers = []any{
 		(*TenantCall_Get)(nil),
 		(*TenantCall_UpdateConfig)(nil),
 		(*TenantCall_GetSettings)(nil),
@@ -2926,7 +3511,7 @@ func file_granary_node_v1_node_proto_init() {
 		(*TenantCall_LeaseTokens)(nil),
 		(*TenantCall_GetUsage)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[25].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[32].OneofWrappers = []any{
 		(*TenantReply_Error)(nil),
 		(*TenantReply_Tenant)(nil),
 		(*TenantReply_Settings)(nil),
@@ -2942,7 +3527,7 @@ func file_granary_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_node_v1_node_proto_rawDesc), len(file_granary_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
