@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -48,6 +49,11 @@ type Config struct {
 	UploadKey Secret
 	// MaxUpload caps a document's bytes; 0 means [MaxUpload], which is also the most.
 	MaxUpload int64
+
+	// Audit records every call of both APIs; nil: nothing is recorded.
+	Audit Auditor
+	// TrustedProxies are the addresses whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
 
 	// Ready tells whether this node should get requests; nil: it always should.
 	Ready func(context.Context) error
@@ -107,6 +113,7 @@ type Gateway struct {
 	uploads   uploadSealer
 	now       func() time.Time
 	idle      idleTimes
+	subjects  map[string]subject // what requests are about, by procedure
 	handler   http.Handler
 
 	server   *http.Server
@@ -135,6 +142,7 @@ func New(cfg Config) (*Gateway, error) {
 	if g.validator, err = newValidator(api, ops); err != nil {
 		return nil, err
 	}
+	g.subjects = subjectsOf(api, ops)
 	g.health = newHealthServer(serviceNames(api, ops))
 	g.handler = g.newHandler(api, ops, g.openServer(api, ops))
 	g.base, g.cancel = context.WithCancelCause(context.Background())
@@ -148,7 +156,7 @@ func (g *Gateway) Handler() http.Handler { return g.handler }
 
 // apiServer holds the RPCs that need a tenant's credential.
 func (g *Gateway) apiServer() *connect.Server {
-	s := connect.NewServer(requestID, g.accessLog, g.encodeErrors, recoverPanics,
+	s := connect.NewServer(requestID, g.accessLog, g.audited, g.encodeErrors, recoverPanics,
 		g.deadline, g.authenticate, g.validate, cacheReads)
 	granaryv1connect.RegisterTenantServiceHandler(s, tenants{g})
 	granaryv1connect.RegisterKnowledgeBaseServiceHandler(s, knowledgeBases{g})
@@ -162,7 +170,7 @@ func (g *Gateway) apiServer() *connect.Server {
 // operatorServer holds the RPCs that need an operator's credential. It is a server
 // of its own so that no chain of interceptors ever takes both kinds.
 func (g *Gateway) operatorServer() *connect.Server {
-	s := connect.NewServer(requestID, g.accessLog, g.encodeErrors, recoverPanics,
+	s := connect.NewServer(requestID, g.accessLog, g.audited, g.encodeErrors, recoverPanics,
 		g.deadline, g.authenticateOperator, g.validate, neverCached)
 	granaryv1connect.RegisterClusterServiceHandler(s, operations{g})
 	granaryv1connect.RegisterEncryptionServiceHandler(s, encryption{operations{g}})

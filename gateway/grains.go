@@ -98,6 +98,7 @@ func header(ctx context.Context, key string) (*nodev1.Header, error) {
 	}
 	h := &nodev1.Header{
 		Tenant: c.principal.Tenant, Principal: c.principal.Subject, Roles: c.principal.Roles, RequestId: c.requestID,
+		Remote: c.remote,
 		Grants: grantProtos(c.principal.Grants),
 	}
 	if end, ok := ctx.Deadline(); ok {

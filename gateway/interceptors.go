@@ -19,6 +19,7 @@ type call struct {
 	requestID string
 	principal Principal // of the tenants' API
 	operator  Operator  // of the operators' API
+	remote    string    // address of the client
 	revision  int64     // of the knowledge base, from the last reply of its grain
 }
 

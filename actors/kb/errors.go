@@ -51,6 +51,7 @@ const (
 	ReasonBusy                  = "BUSY"
 	ReasonUnavailable           = "UNAVAILABLE"
 	ReasonInDoubt               = "OUTCOME_UNKNOWN"
+	ReasonAuditUnavailable      = "AUDIT_UNAVAILABLE"
 	ReasonDeadline              = "DEADLINE_EXCEEDED"
 	ReasonInternal              = "INTERNAL"
 	ReasonUnknownOperation      = "UNKNOWN_OPERATION"

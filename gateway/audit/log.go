@@ -1,0 +1,236 @@
+package audit
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+
+	"granary.dev/granary/actors/journal"
+)
+
+const (
+	// Engineering choices, all of them: what a burst of a full node needs, with room.
+	queueLength = 8192
+	groupLength = 1024
+
+	maxChains     = 1 << 16          // tenants whose place in the stream is kept in memory
+	maxFieldBytes = 1 << 10          // of one field of a record
+	recordTime    = 10 * time.Second // a disk that takes longer has failed
+	retryTime     = time.Second      // between two tries after a failed write
+
+	// DefaultMaxBytes bounds what waits for the store on this machine's disk: some two
+	// million records.
+	DefaultMaxBytes = 1 << 30
+
+	// Records of callers that nobody knows: so many a second, and so many at once.
+	strangersPerSecond = 20
+	strangersBurst     = 200
+	summaryEvery       = 10 * time.Second
+)
+
+// ErrUnavailable: a record could not be made durable.
+var ErrUnavailable = errors.New("audit: the log cannot be written")
+
+// Config says where the log is and where it goes.
+type Config struct {
+	Dir    string // folder of the segments, made when it does not exist
+	Node   string // name of this node; streams are named by it
+	Store  journal.AuditStore
+	Logger *slog.Logger // nil discards
+	// MaxBytes bounds what is on disk and not in the store yet; beyond it records are
+	// refused. 0 is DefaultMaxBytes.
+	MaxBytes int64
+}
+
+// Log is the audit of one node. Safe for concurrent use.
+type Log struct {
+	cfg   Config
+	log   *slog.Logger
+	disk  disk
+	now   func() time.Time
+	queue chan *entry
+	quit  chan struct{} // closed by Close: nothing new is taken
+	done  chan struct{} // closed when all that was taken is written
+	kick  chan struct{} // there is something to ship
+	idle  chan struct{} // closed when the shipper has ended
+	halt  context.CancelFunc
+	close sync.Once
+
+	// Of the writing goroutine.
+	boot       string
+	generation int
+	chains     map[string]*journal.Chain
+	active     *segment // nil while writing fails
+	buffer     []byte
+	strangers  *bucket
+
+	failed  atomic.Bool // the last write failed
+	stuck   atomic.Bool // one takes too long
+	ships   shipper
+	backlog atomic.Int64 // bytes in segments that are not in the store
+
+	records, refused, summarised, shipped, shipErrors, lost atomic.Int64
+}
+
+// entry is a record on its way.
+type entry struct {
+	rec  journal.Access
+	done chan error
+}
+
+// Open makes the log ready. What an earlier life left is shipped with the rest.
+func Open(cfg Config) (*Log, error) { return open(cfg, osDisk{cfg.Dir}) }
+
+func open(cfg Config, d disk) (*Log, error) {
+	boot, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("audit: name of the stream: %w", err)
+	}
+	l := &Log{cfg: cfg, log: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)), disk: d, now: time.Now,
+		queue: make(chan *entry, queueLength), quit: make(chan struct{}), done: make(chan struct{}),
+		kick: make(chan struct{}, 1), idle: make(chan struct{}),
+		boot: cfg.Node + "#" + boot.String(), chains: make(map[string]*journal.Chain)}
+	l.cfg.MaxBytes = cmp.Or(cfg.MaxBytes, DefaultMaxBytes)
+	l.strangers = newBucket(strangersPerSecond, strangersBurst, l.now())
+	left, err := d.list()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range left {
+		l.ships.add(s)
+		l.backlog.Add(s.durable.Load())
+	}
+	if l.active, err = l.newSegment(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.halt = cancel
+	go l.write()
+	go l.ship(ctx)
+	return l, nil
+}
+
+func (l *Log) newSegment() (*segment, error) {
+	s, err := l.disk.create(l.ships.next())
+	if err != nil {
+		return nil, fmt.Errorf("%w: new segment: %w", ErrUnavailable, err)
+	}
+	l.ships.add(s)
+	return s, nil
+}
+
+// Record makes a record durable before it returns; the log fills in its stream, number
+// and hash. The error is ErrUnavailable. Of callers that nobody knows it records as
+// many as the limit lets it, and counts the rest.
+func (l *Log) Record(a journal.Access) error {
+	if a.Tenant == "" && a.Principal == "" && !l.strangers.take(l.now()) {
+		return nil
+	}
+	if l.backlog.Load() > l.cfg.MaxBytes {
+		l.refused.Add(1)
+		return fmt.Errorf("%w: %d bytes wait for the store", ErrUnavailable, l.backlog.Load())
+	}
+	e := &entry{rec: clean(a), done: make(chan error, 1)}
+	late := time.NewTimer(recordTime)
+	defer late.Stop()
+	select {
+	case <-l.quit:
+		return fmt.Errorf("%w: it is closed", ErrUnavailable)
+	default:
+	}
+	select {
+	case l.queue <- e:
+	case <-l.done:
+		return fmt.Errorf("%w: it is closed", ErrUnavailable)
+	case <-late.C:
+		l.refused.Add(1)
+		return fmt.Errorf("%w: it does not keep up", ErrUnavailable)
+	}
+	select {
+	case err := <-e.done:
+		return err
+	case <-late.C:
+		l.refused.Add(1)
+		l.stuck.Store(true)
+		return fmt.Errorf("%w: the disk does not answer", ErrUnavailable)
+	case <-l.done:
+	}
+	select { // the last group was answered before done
+	case err := <-e.done:
+		return err
+	default:
+		return fmt.Errorf("%w: it is closed", ErrUnavailable)
+	}
+}
+
+// Ready tells whether the last write succeeded: a call is better refused before it is
+// carried out than after.
+func (l *Log) Ready() error {
+	if l.failed.Load() || l.stuck.Load() {
+		return fmt.Errorf("%w: the last write failed", ErrUnavailable)
+	}
+	if l.backlog.Load() > l.cfg.MaxBytes {
+		return fmt.Errorf("%w: %d bytes wait for the store", ErrUnavailable, l.backlog.Load())
+	}
+	return nil
+}
+
+// Close writes what was taken, and ships until all is in the store or ctx ends; what
+// is left then the next life ships. Idempotent.
+func (l *Log) Close(ctx context.Context) error {
+	l.close.Do(func() {
+		close(l.quit)
+		<-l.done
+		stop := context.AfterFunc(ctx, l.halt)
+		defer stop()
+		<-l.idle
+		l.halt()
+	})
+	return nil
+}
+
+// Stats are the counters since Open.
+type Stats struct {
+	Records    int64 // made durable
+	Refused    int64 // not made durable: their requests failed
+	Summarised int64 // calls of strangers that were only counted
+	Shipped    int64 // records the store has
+	ShipErrors int64 // batches the store did not take, and that are sent again
+	Lost       int64 // damaged places in segments: what stood there never reaches the store
+	Backlog    int64 // bytes on disk that the store does not have
+}
+
+// Stats reads the counters.
+func (l *Log) Stats() Stats {
+	return Stats{Records: l.records.Load(), Refused: l.refused.Load(), Summarised: l.summarised.Load(),
+		Shipped: l.shipped.Load(), ShipErrors: l.shipErrors.Load(), Lost: l.lost.Load(), Backlog: l.backlog.Load()}
+}
+
+// clean makes fields fit for every store before they are hashed.
+func clean(a journal.Access) journal.Access {
+	for _, f := range []*string{&a.Principal, &a.KeyID, &a.Method, &a.Resource, &a.Remote, &a.RequestID, &a.Code, &a.Reason} {
+		s := strings.ReplaceAll(strings.ToValidUTF8(*f, "?"), "\x00", "?")
+		if len(s) > maxFieldBytes {
+			s = strings.ToValidUTF8(s[:maxFieldBytes], "")
+		}
+		*f = s
+	}
+	a.Time = a.Time.UTC().Truncate(time.Microsecond)
+	a.Duration = a.Duration.Truncate(time.Microsecond)
+	if a.Count == 0 {
+		a.Count = 1
+	}
+	return a
+}
+
+// isGone reports whether a file is not there.
+func isGone(err error) bool { return errors.Is(err, os.ErrNotExist) }
