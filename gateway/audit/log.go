@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -56,6 +57,7 @@ type Log struct {
 	cfg   Config
 	log   *slog.Logger
 	disk  disk
+	lock  io.Closer // nil in tests that bring a disk of their own
 	now   func() time.Time
 	queue chan *entry
 	quit  chan struct{} // closed by Close: nothing new is taken
@@ -88,7 +90,21 @@ type entry struct {
 }
 
 // Open makes the log ready. What an earlier life left is shipped with the rest.
-func Open(cfg Config) (*Log, error) { return open(cfg, osDisk{cfg.Dir}) }
+func Open(cfg Config) (*Log, error) {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	lock, err := lockFolder(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	l, err := open(cfg, osDisk{cfg.Dir})
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	l.lock = lock
+	return l, nil
+}
 
 func open(cfg Config, d disk) (*Log, error) {
 	boot, err := uuid.NewV7()
@@ -194,6 +210,9 @@ func (l *Log) Close(ctx context.Context) error {
 		defer stop()
 		<-l.idle
 		l.halt()
+		if l.lock != nil {
+			_ = l.lock.Close() // the kernel lets go of it
+		}
 	})
 	return nil
 }

@@ -66,9 +66,6 @@ type osDisk struct{ dir string }
 func (d osDisk) path(number int64) string { return filepath.Join(d.dir, segmentName(number)) }
 
 func (d osDisk) list() ([]*segment, error) {
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
-	}
 	entries, err := os.ReadDir(d.dir)
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)

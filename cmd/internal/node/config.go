@@ -43,7 +43,10 @@ type Config struct {
 	// LogFormat: text or json. Default text.
 	LogFormat string `yaml:"log_format"`
 	// AllowedOrigins are web origins whose pages may call the API.
-	AllowedOrigins []string       `yaml:"allowed_origins"`
+	AllowedOrigins []string `yaml:"allowed_origins"`
+	// TrustedProxies are address ranges (CIDR) of proxies whose X-Forwarded-For tells
+	// who the client is, for the audit. Default: none.
+	TrustedProxies []string       `yaml:"trusted_proxies"`
 	Auth           AuthConfig     `yaml:"auth"`
 	TLS            TLSConfig      `yaml:"tls"`
 	Fetch          FetchConfig    `yaml:"fetch"`
@@ -123,6 +126,7 @@ var ErrConfig = errors.New("configuration")
 type Completed struct {
 	Config
 	networks []netip.Prefix
+	proxies  []netip.Prefix
 	apiKey   string
 	gossip   [][]byte // keys
 
@@ -163,7 +167,7 @@ func (c Config) Complete() (Completed, error) {
 		setDefault(&out.Auth.KeyFile, filepath.Join(out.Data, "dev-key"))
 	}
 	out.defaultCluster()
-	return out, errors.Join(out.checkBasics(), out.checkFetch(), out.checkEmbedding(), out.checkCluster(), out.checkEncryption())
+	return out, errors.Join(out.checkBasics(), out.checkFetch(), out.checkAudit(), out.checkEmbedding(), out.checkCluster(), out.checkEncryption())
 }
 
 func setDefault(s *string, v string) {

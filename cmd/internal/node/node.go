@@ -20,6 +20,7 @@ import (
 	"granary.dev/granary/actors/pipeline/sandbox"
 	"granary.dev/granary/cluster"
 	"granary.dev/granary/gateway"
+	"granary.dev/granary/gateway/audit"
 	"granary.dev/granary/gateway/auth"
 	"granary.dev/granary/storage/postgres"
 	"granary.dev/granary/storage/sealed"
@@ -35,6 +36,7 @@ type Node struct {
 	cluster  *cluster.Node
 	grains   *actors.Grains
 	gateway  *gateway.Gateway
+	audit    *audit.Log
 	auth     *auth.Authority
 	uploads  gateway.Secret
 	asker    *asker
@@ -62,7 +64,7 @@ const (
 func Start(ctx context.Context, cfg Completed, logs io.Writer) (*Node, error) {
 	level, _ := logLevel(cfg.LogLevel)
 	n := &Node{cfg: cfg, log: newLogger(logs, cfg.LogFormat, level), served: make(chan error, 1)}
-	for _, step := range []func(context.Context) error{n.openStore, n.listen, n.startGrains, n.startGateway, n.armLeave} {
+	for _, step := range []func(context.Context) error{n.openStore, n.openAudit, n.listen, n.startGrains, n.startGateway, n.armLeave} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Stop(context.WithoutCancel(ctx)))
 		}
@@ -201,6 +203,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	}
 	var err error
 	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, Cluster: n.operators(), Keys: keys{n.sealed}, UploadKey: n.uploads, Logger: n.log,
+		Audit: n.audit, TrustedProxies: n.cfg.proxies,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})
 	if err != nil {
 		return err
