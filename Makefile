@@ -14,6 +14,10 @@ help: ## List the tasks
 build: ## Build bin/granary
 	$(GO) build -o bin/granary ./cmd/granary
 
+.PHONY: build-kms
+build-kms: ## Build bin/granary-kms, which speaks to key services
+	cd cmd/granary-kms && $(GO) build -o ../../bin/granary-kms .
+
 .PHONY: run
 run: build ## Build and run a development server on http://127.0.0.1:8080, data in ./data
 	./bin/granary serve --dev

@@ -46,6 +46,8 @@ part p5 "$bench" large -docs 1000
 part p6 "$bench" placement
 part p6 "$bench" scale -granary "$granary" -lasts "$p6_lasts"
 part p7 "$bench" failover -granary "$granary" -kills "$p7_kills"
+part store gobench "encrypted beside plain, embedded store, in turns; ratio = plain time / sealed time" ./storage/sealed '^BenchmarkSealed(Append|Activate)$' "$store_time"
+part store gobench "encrypted beside plain, embedded store; 2,000 chunks with vectors, blobs of 8 MiB, an index of 16 MiB" ./storage/sealed '^BenchmarkSealed(Chunks|Blobs|Index)$' "$bulk_time"
 part store gobench "SQLite, synchronous=FULL, 300-byte events" ./storage/embedded '^Benchmark(Append|Activate)$' "$store_time"
 part store gobench "SQLite, 2,000 rows of 1 KB or 384 dimensions an operation" ./storage/embedded '^BenchmarkPut(Chunks|Vectors)$' "$bulk_time"
 

@@ -27,5 +27,7 @@ if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
 		install "no ip command for network namespaces" iproute2 || echo "test: not installed; the tests in network namespaces will be skipped"
 	fi
 fi
+# The driver of key services is a module of its own.
+(cd cmd/granary-kms && go vet ./... && go test ${TESTFLAGS:-} ./...)
 # Two packages at a time: the multi-process tests bring load of their own.
 exec go test -race -p 2 -timeout 30m ${TESTFLAGS:-} ./...

@@ -11,6 +11,7 @@ import (
 
 	"granary.dev/granary/cmd/internal/certs"
 	"granary.dev/granary/cmd/internal/cli"
+	"granary.dev/granary/cmd/internal/masterkey"
 	"granary.dev/granary/cmd/internal/node"
 )
 
@@ -22,6 +23,6 @@ func run() int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second ^C ends the process at once
 	env := cli.OSEnv()
-	env.ExtraCommands = []*cobra.Command{node.ServeCommand(), node.TokenCommand(), certs.Command(), node.ParseWorkerCommand()}
+	env.ExtraCommands = []*cobra.Command{node.ServeCommand(), node.TokenCommand(), certs.Command(), masterkey.Command(), node.ParseWorkerCommand()}
 	return cli.Execute(ctx, cli.Root(env))
 }
