@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -92,15 +91,12 @@ func (p *parser) Parse(ctx context.Context, r actors.ParseRequest) (*pipeline.Pa
 		req.Data, req.Size = bytes.NewReader(data), int64(len(data))
 		return p.pool.Parse(ctx, req)
 	}
-	f, err := os.CreateTemp(p.dir, "source-*")
+	f, err := newScratch(p.dir, "source-*")
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		_ = f.Close()
-		_ = os.Remove(f.Name())
-	}()
-	if req.Size, err = io.Copy(f, io.LimitReader(r.Body, r.Size+1)); err != nil {
+	defer func() { _ = f.Remove() }() // what remains goes at the next start
+	if req.Size, err = f.ReadFrom(io.LimitReader(r.Body, r.Size+1)); err != nil {
 		return nil, err
 	}
 	req.Data = f

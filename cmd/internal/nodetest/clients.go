@@ -24,6 +24,7 @@ type Clients struct {
 	Events    granaryv1connect.EventServiceClient
 	Tenants   granaryv1connect.TenantServiceClient
 	Cluster   granaryv1connect.ClusterServiceClient
+	Keys      granaryv1connect.EncryptionServiceClient
 }
 
 // Dial makes clients of a server. watch, if given, is told the path of each request.
@@ -40,6 +41,7 @@ func Dial(t testing.TB, url, token string, watch ...func(path string)) *Clients 
 		Events:    granaryv1connect.NewEventServiceClient(client),
 		Tenants:   granaryv1connect.NewTenantServiceClient(client),
 		Cluster:   granaryv1connect.NewClusterServiceClient(client),
+		Keys:      granaryv1connect.NewEncryptionServiceClient(client),
 	}
 }
 
