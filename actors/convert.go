@@ -169,6 +169,7 @@ func documentProto(kbID string, d *kb.Document, p *progress) *granaryv1.Document
 	}
 	if p != nil && d.State.Processing() && p.version == d.Version {
 		out.State, out.Progress = granaryv1.DocumentState(p.state), p.fraction
+		out.WaitReason, out.WaitUntil = p.wait.reason, timestamp(p.wait.until)
 		if p.state == kb.StateEmbedding {
 			out.EmbeddedChunkCount = int32(p.fraction * float64(d.Chunked))
 		}

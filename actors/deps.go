@@ -78,6 +78,16 @@ type Embedder interface {
 	Query(ctx context.Context, in embed.Input) ([]pipeline.QueryVector, error)
 }
 
+// Meters counts what is limited in windows of time.
+type Meters interface {
+	// Take counts one; the error is a *kb.Error when the limit is reached or cannot be
+	// read, or the context's.
+	Take(ctx context.Context, tenant string, m kb.Meter) (kb.TokenState, error)
+	// Wait counts one of what can wait, and waits until there is room. waits is told until
+	// when, and the zero time when it goes on. The error is the context's.
+	Wait(ctx context.Context, tenant string, m kb.Meter, waits func(until time.Time)) error
+}
+
 // Deps is everything the grains of a node share.
 type Deps struct {
 	Node     string // name of this node, for people
@@ -91,6 +101,7 @@ type Deps struct {
 	Fetcher  Fetcher
 	Embedder Embedder
 	Slots    *Scheduler
+	Meters   Meters // nil: nothing is counted
 	Logger   *slog.Logger
 	Tier     kb.Tier // tier of tenants nothing else is known of
 

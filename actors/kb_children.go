@@ -262,7 +262,7 @@ func (g *kbGrain) receiveStage(m *stageReport) {
 	w := g.work
 	p := w.progress[m.doc]
 	now := g.deps.Now()
-	if p != nil && p.version == m.version && p.state == m.state && now.Sub(p.sent) < progressEvery {
+	if p != nil && p.version == m.version && p.state == m.state && p.wait == m.wait && now.Sub(p.sent) < progressEvery {
 		p.fraction = m.fraction
 		return
 	}
@@ -270,7 +270,7 @@ func (g *kbGrain) receiveStage(m *stageReport) {
 		w.progress = make(map[string]*progress)
 	}
 	w.ticks++
-	w.progress[m.doc] = &progress{version: m.version, state: m.state, fraction: m.fraction, tick: w.ticks, sent: now}
+	w.progress[m.doc] = &progress{version: m.version, state: m.state, fraction: m.fraction, wait: m.wait, tick: w.ticks, sent: now}
 	g.notifyProgress()
 }
 

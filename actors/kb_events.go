@@ -147,7 +147,8 @@ func (g *kbGrain) progressSince(cursor string) []*granaryv1.Progress {
 			continue
 		}
 		out = append(out, &granaryv1.Progress{Document: docName(g.id.ID, id), DisplayName: d.Name, Version: p.version,
-			State: granaryv1.DocumentState(p.state), Fraction: p.fraction, RetryTime: timestamp(d.RetryAt)})
+			State: granaryv1.DocumentState(p.state), Fraction: p.fraction, RetryTime: timestamp(d.RetryAt),
+			WaitReason: p.wait.reason, WaitUntil: timestamp(p.wait.until)})
 	}
 	return out
 }

@@ -71,8 +71,15 @@ type progress struct {
 	version  int64
 	state    kb.DocumentState
 	fraction float64
+	wait     wait
 	tick     int64
 	sent     time.Time
+}
+
+// wait is why a document waits although nothing is wrong with it; zero when it does not.
+type wait struct {
+	reason string
+	until  time.Time // when it goes on at the latest; zero when that is not known
 }
 
 // settings is what a knowledge base knows of its tenant.

@@ -147,13 +147,16 @@ type query struct {
 // run answers the query. So many searches run on a node at a time: more would
 // only make all of them slower and hold more memory.
 func (q *query) run(ctx context.Context) (*granaryv1.SearchResponse, error) {
+	q.language = q.request.GetLanguage()
+	if err := q.count(ctx); err != nil {
+		return nil, err
+	}
 	select {
 	case q.deps.searching <- struct{}{}:
 		defer func() { <-q.deps.searching }()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	q.language = q.request.GetLanguage()
 	vectors, err := q.embed(ctx)
 	if err != nil {
 		return nil, err
@@ -205,10 +208,46 @@ func fusionOf(f kb.Fusion) search.Fusion {
 	return search.FusionConvex
 }
 
+// countTime is how long a search waits to hear whether it may use vectors.
+const countTime = time.Second
+
+// count takes the vector operation of a search by vectors. A hybrid search for which there
+// is none is answered by words, which it asks for as well, and the answer says so; one that
+// asks for vectors alone is refused.
+func (q *query) count(ctx context.Context) error {
+	if q.deps.Meters == nil || q.eff.Mode == kb.ModeKeyword {
+		return nil
+	}
+	within, cancel := context.WithTimeout(ctx, countTime)
+	defer cancel()
+	start := time.Now()
+	_, err := q.deps.Meters.Take(within, q.scope.Tenant, kb.MeterVectors)
+	if err == nil {
+		return nil
+	}
+	own, ok := errors.AsType[*kb.Error](err)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case !ok:
+		own = kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "The tenant's limits cannot be read now; try again.").After(time.Second)
+	}
+	if q.eff.Mode == kb.ModeVector {
+		return own
+	}
+	why := "the limit of vector operations cannot be read now"
+	if own.Reason == kb.ReasonVectorLimit {
+		why = fmt.Sprintf("the limit of %s vector operations a minute is reached", own.Metadata["limit"])
+	}
+	q.fallback, q.message = "keyword_search", why+"; results are by words only"
+	q.step("count", time.Since(start), why)
+	return nil
+}
+
 // embed makes the query's vectors. An embedder that is down costs ranking, not
 // the answer: words are searched instead, and the answer says so.
 func (q *query) embed(ctx context.Context) ([]pipeline.QueryVector, error) {
-	if q.eff.Mode == kb.ModeKeyword {
+	if q.eff.Mode == kb.ModeKeyword || q.fallback != "" {
 		return nil, nil
 	}
 	start := time.Now()

@@ -30,6 +30,7 @@ type job struct {
 
 	words      *search.Segment // keyword index of the attempt, when this run made it
 	progressed bool            // this run stored vectors
+	share      float64         // of the chunks that are embedded
 }
 
 // Reports of a run to its knowledge base. All carry the run they are of, so
@@ -45,6 +46,7 @@ type (
 		run
 		state    kb.DocumentState
 		fraction float64
+		wait     wait
 	}
 	fetchedReport struct {
 		run
@@ -291,6 +293,7 @@ func (j *job) finish(ctx context.Context, rows []journal.Chunk, content kb.Conte
 	for from := 0; from < len(rows); from += embedBatch {
 		to := min(from+embedBatch, len(rows))
 		j.stage(kb.StateEmbedding, float64(from)/float64(len(rows)))
+		j.share = float64(from) / float64(len(rows))
 		if err := j.embed(ctx, rows[from:to], embeddings[from:to], content.Title); err != nil {
 			return err
 		}
@@ -362,6 +365,9 @@ func (j *job) embed(ctx context.Context, rows []journal.Chunk, out []pipeline.Em
 // compute embeds under a processing slot and stores what it got, also when
 // only a part of the batch succeeded.
 func (j *job) compute(ctx context.Context, model string, in []embed.Input, hashes []string) ([]journal.Vectors, error) {
+	if err := j.count(ctx); err != nil {
+		return nil, err
+	}
 	release, err := j.deps.Slots.Acquire(ctx, j.scope.Tenant, j.kbID, j.slots)
 	if err != nil {
 		return nil, err
@@ -379,6 +385,21 @@ func (j *job) compute(ctx context.Context, model string, in []embed.Input, hashe
 		j.progressed = true
 	}
 	return fresh, embedErr
+}
+
+// count takes a vector operation of the tenant's for one batch, and says so while it waits
+// for one: nothing is wrong with the document.
+func (j *job) count(ctx context.Context) error {
+	if j.deps.Meters == nil {
+		return nil
+	}
+	return j.deps.Meters.Wait(ctx, j.scope.Tenant, kb.MeterVectors, func(until time.Time) {
+		s := &stageReport{run: j.run(), state: kb.StateEmbedding, fraction: j.share}
+		if !until.IsZero() {
+			s.wait = wait{kb.ReasonVectorLimit, until}
+		}
+		j.report(s)
+	})
 }
 
 // storedChunks reads the chunks an earlier run wrote.

@@ -49,6 +49,8 @@ type caller struct {
 	// verify notes who it is in the call and tells when the credential ends.
 	verify func(ctx context.Context, token string, c *call) (time.Time, error)
 	may    func(c *call, need permission) bool
+	// count counts the call, whatever becomes of it from here; nil: it is not limited.
+	count func(ctx context.Context, info *connect.CallInfo) error
 }
 
 // authenticate admits principals of tenants, and nobody else.
@@ -56,6 +58,7 @@ func (g *Gateway) authenticate(next connect.ServerFunc) connect.ServerFunc {
 	return g.admit(next, caller{
 		verify: g.verifyPrincipal,
 		may:    func(c *call, need permission) bool { return c.principal.may(need) },
+		count:  g.countCall,
 	})
 }
 
@@ -83,6 +86,11 @@ func (g *Gateway) admit(next connect.ServerFunc, who caller) connect.ServerFunc 
 				info.ResponseHeader().Set("WWW-Authenticate", `Bearer realm="granary"`)
 			}
 			return err
+		}
+		if who.count != nil {
+			if err := who.count(ctx, info); err != nil {
+				return err
+			}
 		}
 		if spec.Schema != nil { // a method this server has
 			if err := who.authorize(callOf(ctx), spec.Procedure); err != nil {

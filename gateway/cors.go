@@ -12,7 +12,7 @@ const (
 	corsMethods = "GET, POST"
 	corsHeaders = "Authorization, Connect-Protocol-Version, Connect-Timeout-Ms, Content-Encoding, Content-Type, " +
 		"Grpc-Timeout, Idempotency-Key, If-None-Match, X-Grpc-Web, X-Request-Id, X-User-Agent"
-	corsExposed = "ETag, Grpc-Message, Grpc-Status, Grpc-Status-Details-Bin, Retry-After, WWW-Authenticate, X-Request-Id"
+	corsExposed = "ETag, Grpc-Message, Grpc-Status, Grpc-Status-Details-Bin, RateLimit, RateLimit-Policy, Retry-After, WWW-Authenticate, X-Request-Id"
 )
 
 // cors lets pages of the allowed origins call with Connect and gRPC-Web. Browsers

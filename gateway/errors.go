@@ -43,6 +43,8 @@ var codes = map[kb.Code]connect.Code{
 var quotaReasons = map[string]bool{
 	kb.ReasonDocumentLimit: true,
 	kb.ReasonStorageLimit:  true,
+	kb.ReasonCallLimit:     true,
+	kb.ReasonVectorLimit:   true,
 }
 
 // encodeErrors turns every error of an RPC into what the client is told.

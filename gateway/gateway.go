@@ -44,6 +44,9 @@ type Config struct {
 	// Keys are those everything is stored under; nil: this server does not encrypt.
 	Keys Keys
 
+	// Meters counts the calls of tenants; nil: nobody does.
+	Meters Meters
+
 	// UploadKey signs the tokens of uploads in parts: at least 32 random bytes,
 	// the same on all nodes.
 	UploadKey Secret

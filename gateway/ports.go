@@ -47,6 +47,13 @@ type OperatorVerifier interface {
 	VerifyOperator(ctx context.Context, token string) (Operator, error)
 }
 
+// Meters counts what is limited in windows of time.
+type Meters interface {
+	// Take counts one. The error is a *kb.Error when the limit is reached or cannot be
+	// read, or the context's; what is known comes with it.
+	Take(ctx context.Context, tenant string, m kb.Meter) (kb.TokenState, error)
+}
+
 // Roles of tenants' principals, weakest first; each may do what the ones before it may.
 const (
 	RoleViewer = "viewer"

@@ -8,7 +8,12 @@ const (
 	TierStarter      Tier = "starter"
 	TierProfessional Tier = "professional"
 	TierEnterprise   Tier = "enterprise"
+	// TierUnlimited is for development servers only, such as those of load tests.
+	TierUnlimited Tier = "unlimited"
 )
+
+// Unlimited is a limit that nobody reaches.
+const Unlimited = 1 << 40
 
 // Limits are what a tenant may use (requirement B4).
 type Limits struct {
@@ -30,6 +35,8 @@ func LimitsOf(t Tier) (l Limits, ok bool) {
 		return Limits{20, 10_000, 100 * gigabyte, 10_000, 500}, true
 	case TierEnterprise:
 		return Limits{100, 100_000, 1_000 * gigabyte, 100_000, 2_000}, true
+	case TierUnlimited:
+		return Limits{Unlimited, Unlimited, 1 << 60, Unlimited, Unlimited}, true
 	}
 	return Limits{}, false
 }

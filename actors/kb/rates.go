@@ -296,6 +296,13 @@ func (r *Rate) Spare(now time.Time) *RateRecord {
 	return &RateRecord{Window: r.window, Reserved: r.granted, Bank: r.bank}
 }
 
+// TokenState is what a node knows of a meter after a request.
+type TokenState struct {
+	Base      int64         // the limit in a window; 0: not known
+	Remaining int64         // left of it at this node and with the owner, as heard last, burst included
+	Reset     time.Duration // until the window ends
+}
+
 func (r *Rate) left(now time.Time) time.Duration {
 	return time.Unix(0, (r.window+1)*int64(r.meter.Period())).Sub(now)
 }

@@ -68,8 +68,8 @@ func (b *bucket) spareable() bool {
 	return b.remaining.Load()+b.left.Load() > b.base.Load()/kb.SearchShare
 }
 
-func (b *bucket) state(now int64) State {
-	return State{Base: b.base.Load(), Remaining: b.remaining.Load() + max(0, b.left.Load()), Reset: time.Duration(max(0, b.ends.Load()-now))}
+func (b *bucket) state(now int64) kb.TokenState {
+	return kb.TokenState{Base: b.base.Load(), Remaining: b.remaining.Load() + max(0, b.left.Load()), Reset: time.Duration(max(0, b.ends.Load()-now))}
 }
 
 // request makes the next message to the tenant; mu is held.

@@ -37,13 +37,6 @@ const (
 	creditRoom = 4
 )
 
-// State is what is known of a meter after a request.
-type State struct {
-	Base      int64         // the limit in a window
-	Remaining int64         // left of it here and with the tenant, as heard last, burst included
-	Reset     time.Duration // until the window ends
-}
-
 // Holder holds the tokens leased to one node. It is safe for concurrent use. Make it with
 // [New], and keep [Holder.Run] running beside it.
 type Holder struct {
@@ -79,7 +72,7 @@ func (h *Holder) now() int64 { return int64(time.Since(h.began)) }
 // Take spends a token. The error is a *kb.Error or ctx's: the meter's reason when the limit
 // is reached, with the time to come back; UNAVAILABLE when the tenant does not answer and
 // what may go on without it has. It waits for the tenant only when no token is left.
-func (h *Holder) Take(ctx context.Context, tenant string, m kb.Meter) (State, error) {
+func (h *Holder) Take(ctx context.Context, tenant string, m kb.Meter) (kb.TokenState, error) {
 	b, now := h.bucket(tenant, m), h.now()
 	b.seen.Store(now)
 	if left, ok := b.take(now); ok {

@@ -16,7 +16,7 @@ type flight struct {
 }
 
 // slow finds out whether there is a token for a request that found none.
-func (h *Holder) slow(ctx context.Context, b *bucket, background bool) (State, error) {
+func (h *Holder) slow(ctx context.Context, b *bucket, background bool) (kb.TokenState, error) {
 	var missed *flight // one that did not reach the tenant
 	for {
 		f, done, err := h.step(b, background, missed)

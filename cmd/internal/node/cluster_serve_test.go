@@ -81,7 +81,9 @@ func everyMethod(t *testing.T, c *nodetest.Cluster, s *nodetest.Clients, owner *
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
-	_, err := s.Tenants.GetTenant(ctx, &granaryv1.GetTenantRequest{})
+	_, err := s.Tenants.GetUsage(ctx, &granaryv1.GetUsageRequest{})
+	must("get usage", err)
+	_, err = s.Tenants.GetTenant(ctx, &granaryv1.GetTenantRequest{})
 	must("get tenant", err)
 	top := int32(7)
 	_, err = s.Tenants.UpdateTenantConfig(ctx, &granaryv1.UpdateTenantConfigRequest{

@@ -37,6 +37,7 @@ type Config struct {
 	// Listen is the address of the gateway. Default 127.0.0.1:8080.
 	Listen string `yaml:"listen"`
 	// Tier of tenants: starter, professional, enterprise. Default starter, with Dev enterprise.
+	// With Dev also unlimited, for load tests.
 	Tier string `yaml:"tier"`
 	// LogLevel: debug, info, warn, error. Default info.
 	LogLevel string `yaml:"log_level"`
@@ -182,7 +183,7 @@ func configErrorf(format string, args ...any) error {
 
 func (c *Completed) checkBasics() error {
 	var errs []error
-	if _, ok := kb.LimitsOf(kb.Tier(c.Tier)); !ok {
+	if _, ok := kb.LimitsOf(kb.Tier(c.Tier)); !ok || kb.Tier(c.Tier) == kb.TierUnlimited && !c.Dev {
 		errs = append(errs, configErrorf("tier: %q is not starter, professional or enterprise", c.Tier))
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {

@@ -13,11 +13,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"granary.dev/granary/actors"
 	"granary.dev/granary/actors/kb"
 	"granary.dev/granary/actors/pipeline/embed"
 	"granary.dev/granary/actors/pipeline/fetch"
 	"granary.dev/granary/actors/pipeline/sandbox"
+	"granary.dev/granary/actors/tokens"
 	"granary.dev/granary/cluster"
 	"granary.dev/granary/gateway"
 	"granary.dev/granary/gateway/audit"
@@ -40,6 +43,7 @@ type Node struct {
 	auth     *auth.Authority
 	uploads  gateway.Secret
 	asker    *asker
+	meters   *tokens.Holder
 	listener net.Listener
 
 	stack   []closer // what to end, in order of start
@@ -58,6 +62,7 @@ const (
 	gatewayStop = 2 * time.Second  // longest wait for requests under way
 	leaveStop   = 40 * time.Second // longest wait for a node's share to be given away
 	grainsStop  = 10 * time.Second // longest wait for grains to save and release
+	metersStop  = time.Second      // longest wait for tenants to take back tokens
 )
 
 // Start builds and starts a node: what others lean on comes first.
@@ -109,8 +114,9 @@ func (n *Node) startGrains(ctx context.Context) error {
 	}
 	n.asker = &asker{}
 	own := &ownership{}
+	n.meters = tokens.New(n.cfg.Node+"#"+uuid.NewString(), lessor{n.asker})
 	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Counters: n.store, Asker: n.asker,
-		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Logger: n.log, Tier: kb.Tier(n.cfg.Tier)}
+		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Meters: n.meters, Logger: n.log, Tier: kb.Tier(n.cfg.Tier)}
 	if n.cfg.shared() {
 		deps.Owner = own
 	}
@@ -137,6 +143,7 @@ func (n *Node) startGrains(ctx context.Context) error {
 		return err
 	}
 	n.startWaker(waker)
+	n.startMeters()
 	return nil
 }
 
@@ -158,6 +165,25 @@ func (n *Node) startWaker(w *actors.Waker) {
 	n.push("waker", func(context.Context) error {
 		cancel()
 		<-done
+		return nil
+	})
+}
+
+// startMeters keeps what this node holds of tenants' limits in order. When the node stops
+// it gives back what is left, while grains still answer.
+func (n *Node) startMeters() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.meters.Run(ctx)
+	}()
+	n.push("meters", func(ctx context.Context) error {
+		cancel()
+		<-done
+		ctx, cancel := context.WithTimeout(ctx, metersStop)
+		defer cancel()
+		n.meters.Close(ctx)
 		return nil
 	})
 }
@@ -204,6 +230,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	var err error
 	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, Cluster: n.operators(), Keys: keys{n.sealed}, UploadKey: n.uploads, Logger: n.log,
 		Audit: n.audit, TrustedProxies: n.cfg.proxies,
+		Meters: n.meters,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})
 	if err != nil {
 		return err
