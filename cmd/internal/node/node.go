@@ -230,7 +230,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	var err error
 	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, Cluster: n.operators(), Keys: keys{n.sealed}, UploadKey: n.uploads, Logger: n.log,
 		Audit: n.audit, TrustedProxies: n.cfg.proxies,
-		Meters: n.meters,
+		Meters:  n.meters,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})
 	if err != nil {
 		return err
