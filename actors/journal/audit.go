@@ -77,7 +77,7 @@ type Checkpoint struct {
 	Hash      []byte // of body and signature, for the head of the chain of checkpoints
 }
 
-// ErrCheckpoint: the checkpoint's number is not the next one; another node was faster.
+// ErrCheckpoint says that the checkpoint's number is not the next one; another node was faster.
 var ErrCheckpoint = errors.New("journal: another checkpoint has that number")
 
 // AuditStore keeps accesses and checkpoints. Errors are as those of [Store].

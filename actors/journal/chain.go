@@ -28,8 +28,13 @@ const eventTag = "granary journal event 1\x00"
 // an empty prev begins a chain. Data enters as its own hash, so that a chain can be
 // checked by who may not read the data, and after the data is gone.
 func Link(prev []byte, id Identity, e Event) []byte {
-	data := sha256.Sum256(e.Data)
-	return LinkData(prev, id, e, data[:])
+	return LinkData(prev, id, e, DataHash(e.Data))
+}
+
+// DataHash is by what an event's data enters its link.
+func DataHash(data []byte) []byte {
+	sum := sha256.Sum256(data)
+	return sum[:]
 }
 
 // LinkData is [Link] of an event of which only the SHA-256 of its data is known.

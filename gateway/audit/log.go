@@ -38,7 +38,7 @@ const (
 	summaryEvery       = 10 * time.Second
 )
 
-// ErrUnavailable: a record could not be made durable.
+// ErrUnavailable says that a record could not be made durable.
 var ErrUnavailable = errors.New("audit: the log cannot be written")
 
 // Config says where the log is and where it goes.
