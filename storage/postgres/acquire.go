@@ -37,7 +37,7 @@ func (s *Store) Acquire(ctx context.Context, id journal.Identity, c journal.Clai
 			return journal.Fence{}, 0, fmt.Errorf("postgres: new activation: %w", err)
 		}
 		f.Activation = activation.String()
-		err = s.commits.write(ctx, func(ctx context.Context, q querier) error {
+		err = s.commits.of(id.Tenant).write(ctx, func(ctx context.Context, q querier) error {
 			return acquireOn(ctx, q, &f, &head, c, s.ttl)
 		})
 		switch {

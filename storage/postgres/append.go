@@ -18,7 +18,7 @@ import (
 func (s *Store) Append(ctx context.Context, f journal.Fence, b journal.Batch) error {
 	err := checkBatch(f, b)
 	if err == nil {
-		err = s.commits.write(ctx, func(ctx context.Context, q querier) error { return s.appendBatch(ctx, q, f, b) })
+		err = s.commits.of(f.Identity.Tenant).write(ctx, func(ctx context.Context, q querier) error { return s.appendBatch(ctx, q, f, b) })
 	}
 	s.outcomes.count(err)
 	return err

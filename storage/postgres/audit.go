@@ -60,7 +60,7 @@ func (s *Store) PutAccesses(ctx context.Context, list []journal.Access) error {
 		column(list, func(a *journal.Access) []byte { return blob(a.Hash) }),
 		column(heads, func(a *journal.Access) string { return a.Tenant }), column(heads, func(a *journal.Access) string { return a.Stream }),
 		column(heads, func(a *journal.Access) int64 { return a.Seq }), column(heads, func(a *journal.Access) []byte { return blob(a.Hash) })}
-	return s.bulk.write(ctx, func(ctx context.Context, q querier) error {
+	return s.across(forAccesses).write(ctx, func(ctx context.Context, q querier) error {
 		_, err := q.Exec(ctx, putAccesses, args...)
 		return err
 	})
@@ -102,7 +102,7 @@ func (s *Store) Accesses(ctx context.Context, q journal.AccessQuery) ([]journal.
 	if q.After.Stream != "" {
 		after = &q.After.Time
 	}
-	return collect(ctx, s.commits, accessColumns+`
+	return collect(ctx, s.audited(q.Tenant), accessColumns+`
 		WHERE tenant = $1 AND time >= coalesce($2::timestamptz, '-infinity') AND time < coalesce($3::timestamptz, 'infinity')
 		  AND ($4::text = '' OR principal = $4) AND ($5::text = '' OR method = $5)
 		  AND (time, stream, seq) > (coalesce($6::timestamptz, '-infinity'), $7::text, $8::bigint)
@@ -118,7 +118,7 @@ func (s *Store) StreamAccesses(ctx context.Context, tenant, stream string, after
 	if err := checkText("tenant", tenant, "stream", stream); err != nil {
 		return nil, err
 	}
-	return collect(ctx, s.commits, accessColumns+`
+	return collect(ctx, s.audited(tenant), accessColumns+`
 		WHERE tenant = $1 AND stream = $2 AND seq > $3 ORDER BY seq LIMIT $4`, []any{tenant, stream, after, limit}, scanAccess)
 }
 
@@ -130,7 +130,7 @@ func (s *Store) Streams(ctx context.Context, tenant, after string, limit int) ([
 	if err := checkText("tenant", tenant, "stream", after); err != nil {
 		return nil, err
 	}
-	return collect(ctx, s.commits, `
+	return collect(ctx, s.audited(tenant), `
 		SELECT stream, seq, hash FROM audit_streams WHERE tenant = $1 AND stream > $2 ORDER BY stream LIMIT $3`,
 		[]any{tenant, after, limit}, func(r pgx.CollectableRow) (journal.StreamHead, error) {
 			var h journal.StreamHead
@@ -147,7 +147,7 @@ func (s *Store) AuditTenants(ctx context.Context, after string, limit int) ([]st
 	if err := checkText("tenant", after); err != nil {
 		return nil, err
 	}
-	return collect(ctx, s.commits, `SELECT DISTINCT tenant FROM audit_streams WHERE tenant > $1 ORDER BY tenant LIMIT $2`,
+	return collect(ctx, s.across(forAccesses), `SELECT DISTINCT tenant FROM audit_streams WHERE tenant > $1 ORDER BY tenant LIMIT $2`,
 		[]any{after, limit}, pgx.RowTo[string])
 }
 
@@ -157,7 +157,7 @@ func (s *Store) PutCheckpoint(ctx context.Context, c journal.Checkpoint) error {
 	if err := checkText("tenant", c.Tenant, "key id", c.KeyID); err != nil {
 		return err
 	}
-	return s.commits.write(ctx, func(ctx context.Context, q querier) error {
+	return s.audited(c.Tenant).write(ctx, func(ctx context.Context, q querier) error {
 		var number int64
 		err := q.QueryRow(ctx, `WITH head AS (
 			INSERT INTO audit_streams AS s (tenant, stream, seq, hash) SELECT $1, '', $2::bigint, $6::bytea
@@ -180,7 +180,7 @@ func (s *Store) CheckpointHead(ctx context.Context, tenant string) (journal.Stre
 	if err := checkText("tenant", tenant); err != nil {
 		return h, err
 	}
-	err := s.row(ctx, `SELECT seq, hash FROM audit_streams WHERE tenant = $1 AND stream = ''`, []any{tenant}, &h.Seq, &h.Hash)
+	err := rowOf(ctx, s.audited(tenant), `SELECT seq, hash FROM audit_streams WHERE tenant = $1 AND stream = ''`, []any{tenant}, &h.Seq, &h.Hash)
 	if isNoRows(err) {
 		err = nil
 	}
@@ -195,7 +195,7 @@ func (s *Store) Checkpoints(ctx context.Context, tenant string, after int64, lim
 	if err := checkText("tenant", tenant); err != nil {
 		return nil, err
 	}
-	return collect(ctx, s.commits, `
+	return collect(ctx, s.audited(tenant), `
 		SELECT number, body, key_id, signature FROM audit_checkpoints
 		WHERE tenant = $1 AND number > $2 ORDER BY number LIMIT $3`,
 		[]any{tenant, after, limit}, func(r pgx.CollectableRow) (journal.Checkpoint, error) {

@@ -47,7 +47,7 @@ func (s *Store) OpenSealedBlob(ctx context.Context, tenant, id string) (io.ReadC
 	info := journal.BlobInfo{ID: id}
 	r := &blobReader{s: s, ctx: context.WithoutCancel(ctx), tenant: tenant, next: 1}
 	var note []byte
-	err := s.row(ctx, `
+	err := s.row(ctx, tenant, `
 		SELECT b.size, b.sha256, b.note, b.parts, p.data FROM blobs b
 		JOIN blob_parts p ON p.tenant = b.tenant AND p.id = b.id AND p.part = 0
 		WHERE b.tenant = $1 AND b.id = $2 AND b.ready AND NOT b.deleted`,
@@ -87,7 +87,7 @@ type blobReader struct {
 }
 
 func (r *blobReader) lease(ctx context.Context, query string) (leased bool, err error) {
-	err = r.s.bulk.write(ctx, func(ctx context.Context, q querier) error {
+	err = r.s.bulk.of(r.tenant).write(ctx, func(ctx context.Context, q querier) error {
 		tag, err := q.Exec(ctx, query, r.tenant, r.info.ID)
 		leased = tag.RowsAffected() == 1
 		return err
@@ -129,7 +129,7 @@ func (r *blobReader) load() error {
 			return err
 		}
 	}
-	err := r.s.row(ctx, `SELECT data FROM blob_parts WHERE tenant = $1 AND id = $2 AND part = $3`,
+	err := r.s.row(ctx, r.tenant, `SELECT data FROM blob_parts WHERE tenant = $1 AND id = $2 AND part = $3`,
 		[]any{r.tenant, r.info.ID, r.next}, &r.part)
 	if isNoRows(err) {
 		return fmt.Errorf("%w: part %d of blob %s is gone", journal.ErrNotFound, r.next, r.info.ID)

@@ -119,7 +119,7 @@ func (w *blobWriter) flush() error {
 			           VALUES ($1, $2, false, 0, '', 0) RETURNING tenant, id)
 			INSERT INTO blob_parts (tenant, id, part, data) SELECT tenant, id, $3::bigint, $4::bytea FROM b`
 	}
-	err := w.s.bulk.write(w.ctx, func(ctx context.Context, q querier) error {
+	err := w.s.bulk.of(w.tenant).write(w.ctx, func(ctx context.Context, q querier) error {
 		tag, err := q.Exec(ctx, query, w.tenant, w.id, w.parts, w.part)
 		if err == nil && tag.RowsAffected() != 1 {
 			err = w.collected()
@@ -175,7 +175,7 @@ func (w *blobWriter) commit(ctx context.Context, info journal.BlobInfo, note []b
 		head = `INSERT INTO blobs (tenant, id, ready, size, sha256, note, parts)
 			VALUES ($1, $2, true, $5::bigint, $6::text, $7::bytea, $3::bigint + 1) RETURNING tenant, id`
 	}
-	err := w.s.bulk.write(ctx, func(ctx context.Context, q querier) error {
+	err := w.s.bulk.of(w.tenant).write(ctx, func(ctx context.Context, q querier) error {
 		tag, err := q.Exec(ctx, `WITH b AS (`+head+`)
 			INSERT INTO blob_parts (tenant, id, part, data) SELECT tenant, id, $3::bigint, $4::bytea FROM b`,
 			w.tenant, w.id, w.parts, blob(w.part), info.Size, info.SHA256, note)
@@ -222,7 +222,7 @@ func (s *Store) DeleteBlob(ctx context.Context, tenant, id string) error {
 		return ctx.Err()
 	}
 	var free bool // it is there and no reader is open
-	err := s.bulk.write(ctx, func(ctx context.Context, q querier) error {
+	err := s.bulk.of(tenant).write(ctx, func(ctx context.Context, q querier) error {
 		err := q.QueryRow(ctx, `
 			UPDATE blobs SET deleted = true WHERE tenant = $1 AND id = $2 RETURNING read_until <= now()`,
 			tenant, id).Scan(&free)
@@ -240,11 +240,11 @@ func (s *Store) DeleteBlob(ctx context.Context, tenant, id string) error {
 // purgeBlob removes a deleted blob, its parts first. A part that a writer adds
 // meanwhile keeps the row, for the next collection.
 func (s *Store) purgeBlob(ctx context.Context, tenant, id string) error {
-	err := s.stepwise(ctx, partStep, `
+	err := stepwise(ctx, s.bulk.of(tenant), partStep, `
 		DELETE FROM blob_parts WHERE tenant = $1 AND id = $2 AND part IN (
 			SELECT part FROM blob_parts WHERE tenant = $1 AND id = $2 ORDER BY part LIMIT $3)`, tenant, id)
 	if err == nil {
-		err = s.bulk.write(ctx, func(ctx context.Context, q querier) error {
+		err = s.bulk.of(tenant).write(ctx, func(ctx context.Context, q querier) error {
 			_, err := q.Exec(ctx, `DELETE FROM blobs WHERE tenant = $1 AND id = $2 AND deleted`, tenant, id)
 			return err
 		})
@@ -261,7 +261,7 @@ func (s *Store) purgeBlobs(ctx context.Context) error {
 	total := 0
 	start := time.Now()
 	for n := rowStep; n >= rowStep; {
-		list, err := collect(ctx, s.bulk, `SELECT tenant, id FROM blobs WHERE deleted AND read_until <= now() LIMIT $1`,
+		list, err := collect(ctx, s.across(forCollection), `SELECT tenant, id FROM blobs WHERE deleted AND read_until <= now() LIMIT $1`,
 			[]any{rowStep}, func(r pgx.CollectableRow) (k key, err error) { return k, r.Scan(&k.tenant, &k.id) })
 		if err != nil {
 			return err

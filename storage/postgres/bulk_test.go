@@ -15,7 +15,7 @@ import (
 
 func count(t *testing.T, s *Store, query string, args ...any) (n int) {
 	t.Helper()
-	check(t, s.row(t.Context(), query, args, &n))
+	check(t, rowOf(t.Context(), root(t, s.commits), query, args, &n))
 	return n
 }
 
@@ -84,7 +84,7 @@ func TestC3_BytesOfADeletedBlobGoWithTheLastReader(t *testing.T) {
 
 func dbName(t *testing.T, s *Store) (name string) {
 	t.Helper()
-	check(t, s.row(t.Context(), `SELECT current_database()`, nil, &name))
+	check(t, rowOf(t.Context(), root(t, s.commits), `SELECT current_database()`, nil, &name))
 	return name
 }
 
@@ -118,7 +118,7 @@ func TestOneNodeCollectsAtATime(t *testing.T) {
 	url := shared.Database(t)
 	a, b := openAt(t, url), openAt(t, url)
 	collectAt(t, a, time.Now()) // the collections at the start are over, or wait for nobody
-	c, err := a.bulk.conn(t.Context())
+	c, err := root(t, a.bulk).conn(t.Context())
 	check(t, err)
 	for locked := false; !locked; {
 		check(t, c.QueryRow(t.Context(), `SELECT pg_try_advisory_lock($1)`, int64(collectionLock)).Scan(&locked))
@@ -137,7 +137,7 @@ func TestInterruptedErasureAndIndexAreFinishedByTheCollection(t *testing.T) {
 	f, _, err := s.Acquire(t.Context(), id, journal.Claim{Node: "n"})
 	check(t, err, s.Append(t.Context(), f, journal.Batch{Events: testEvents(0, 2500, "e")}))
 	check(t, s.SaveIndex(t.Context(), f, make([]byte, 3*indexPart)))
-	check(t, s.bulk.write(t.Context(), func(ctx context.Context, q querier) error { // and then the node died
+	check(t, root(t, s.bulk).write(t.Context(), func(ctx context.Context, q querier) error { // and then the node died
 		_, err := markErasedOn(ctx, q, f)
 		return err
 	}))
@@ -159,7 +159,7 @@ func TestIndexWhosePartsAreGoneIsNotPublished(t *testing.T) {
 	save := &indexSave{fence: f, inline: []byte{}}
 	check(t, s.saveParts(t.Context(), save, bytes.NewReader(make([]byte, 2*indexPart)), 2*indexPart))
 	check(t, s.purgeParts(t.Context(), f.Identity, 0, *save.gen+1))
-	if err := s.bulk.write(t.Context(), save.publishOn); !errors.Is(err, journal.ErrUnavailable) {
+	if err := root(t, s.bulk).write(t.Context(), save.publishOn); !errors.Is(err, journal.ErrUnavailable) {
 		t.Fatal(err)
 	}
 	if _, err := s.LoadIndex(t.Context(), f.Identity); !errors.Is(err, journal.ErrNotFound) {

@@ -58,7 +58,7 @@ func childRun(task string) string {
 	if err := json.Unmarshal([]byte(task), &do); err != nil {
 		return err.Error()
 	}
-	p, err := openPool(ctx, Config{URL: Secret(do.URL)}, 1, lockTimeout, commitTimeout)
+	p, err := openPool(ctx, Config{URL: Secret(do.URL)}, "none", 1, lockTimeout, commitTimeout)
 	if err != nil {
 		return err.Error()
 	}

@@ -3,8 +3,6 @@ package postgres
 import (
 	"context"
 
-	"github.com/jackc/pgx/v5"
-
 	"granary.dev/granary/actors/journal"
 )
 
@@ -20,7 +18,7 @@ func (s *Store) DeleteAttempts(ctx context.Context, sc journal.Scope, attempts [
 	removed := 0
 	for _, a := range attempts {
 		n := 0
-		err := s.bulk.transact(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		err := s.bulk.of(sc.Tenant).transact(ctx, func(ctx context.Context, tx querier) error {
 			return deleteAttemptOn(ctx, tx, sc, a, &n)
 		})
 		if err != nil {
@@ -89,7 +87,7 @@ func (s *Store) DeleteScope(ctx context.Context, sc journal.Scope) (chunks, vect
 		return 0, 0, err
 	}
 	for n := rowStep; n >= rowStep; {
-		err := s.bulk.transact(ctx, func(ctx context.Context, tx pgx.Tx) error {
+		err := s.bulk.of(sc.Tenant).transact(ctx, func(ctx context.Context, tx querier) error {
 			if err := lockScope(ctx, tx, sc); err != nil {
 				return err
 			}

@@ -34,7 +34,7 @@ func (s *Store) Chunks(ctx context.Context, sc journal.Scope, attempt string, af
 	if limit <= 0 {
 		return nil, nil
 	}
-	return collect(ctx, s.commits, `
+	return collect(ctx, s.commits.of(sc.Tenant), `
 		SELECT `+chunkColumns+` FROM chunks c
 		WHERE c.tenant = $1 AND c.uid = $2 AND c.attempt = $3 AND c.ordinal > $4
 		ORDER BY c.ordinal LIMIT $5`,
@@ -52,7 +52,7 @@ func (s *Store) ChunksByRef(ctx context.Context, sc journal.Scope, refs []journa
 	if len(refs) == 0 {
 		return out, nil
 	}
-	_, err := collect(ctx, s.commits, `
+	_, err := collect(ctx, s.commits.of(sc.Tenant), `
 		SELECT `+chunkColumns+`, c.attempt FROM unnest($3::text[], $4::bigint[]) AS r (attempt, ordinal)
 		JOIN chunks c ON c.tenant = $1 AND c.uid = $2 AND c.attempt = r.attempt AND c.ordinal = r.ordinal`,
 		[]any{sc.Tenant, sc.UID, column(refs, func(r *journal.ChunkRef) string { return r.Attempt }),
@@ -74,7 +74,7 @@ func (s *Store) CountChunks(ctx context.Context, sc journal.Scope, attempt, mode
 	if err := checkScope(sc); err != nil {
 		return 0, 0, err
 	}
-	err = s.row(ctx, `
+	err = s.row(ctx, sc.Tenant, `
 		SELECT count(*), count(v.hash) FROM chunks c
 		LEFT JOIN vectors v ON v.tenant = c.tenant AND v.uid = c.uid AND v.hash = c.hash AND v.model = $4
 		WHERE c.tenant = $1 AND c.uid = $2 AND c.attempt = $3`,
@@ -88,12 +88,12 @@ func (s *Store) AttemptsOf(ctx context.Context, sc journal.Scope) ([]journal.Att
 	if err := checkScope(sc); err != nil {
 		return nil, err
 	}
-	err := s.bulk.read(ctx, func(ctx context.Context, q querier) error { return lockScope(ctx, q, sc) })
+	err := s.bulk.of(sc.Tenant).read(ctx, func(ctx context.Context, q querier) error { return lockScope(ctx, q, sc) })
 	if err != nil {
 		return nil, err
 	}
 	var out []journal.Attempt
-	err = s.bulk.read(ctx, func(ctx context.Context, q querier) (err error) {
+	err = s.bulk.of(sc.Tenant).read(ctx, func(ctx context.Context, q querier) (err error) {
 		out, err = attemptsOn(ctx, q, sc)
 		return err
 	})

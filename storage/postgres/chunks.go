@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"hash/fnv"
 
-	"github.com/jackc/pgx/v5"
-
 	"granary.dev/granary/actors/journal"
 )
 
@@ -71,7 +69,7 @@ func (s *Store) PutChunks(ctx context.Context, f journal.Fence, a journal.Attemp
 	}
 	if part := cutPart(rows); len(part) > 0 && len(part) == len(rows) {
 		isNew := true
-		err := s.bulk.write(ctx, func(ctx context.Context, q querier) (err error) {
+		err := s.bulk.of(a.Tenant).write(ctx, func(ctx context.Context, q querier) (err error) {
 			isNew, err = putNewChunksOn(ctx, q, f, a, rows)
 			return err
 		})
@@ -79,7 +77,7 @@ func (s *Store) PutChunks(ctx context.Context, f journal.Fence, a journal.Attemp
 			return err
 		}
 	}
-	return s.bulk.transact(ctx, func(ctx context.Context, tx pgx.Tx) error { return replaceChunks(ctx, tx, f, a, rows) })
+	return s.bulk.of(a.Tenant).transact(ctx, func(ctx context.Context, tx querier) error { return replaceChunks(ctx, tx, f, a, rows) })
 }
 
 // chunkRow is a chunk ready to be stored.

@@ -107,7 +107,7 @@ func waitsFor(t *testing.T, s *Store, tx pgx.Tx, ended <-chan error) (waits bool
 		default:
 		}
 		var blocked bool
-		check(t, s.row(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+		check(t, rowOf(t.Context(), root(t, s.commits), `SELECT EXISTS (SELECT 1 FROM pg_stat_activity
 			WHERE datname = current_database() AND $1 = ANY (pg_blocking_pids(pid)))`, []any{int32(tx.Conn().PgConn().PID())}, &blocked))
 		if blocked {
 			return true, nil
@@ -124,7 +124,7 @@ func TestI9_WriterAndDeletionOfTheSameTextWaitForEachOther(t *testing.T) {
 		begin := func(id string) (journal.Attempt, pgx.Tx) {
 			a := journal.Attempt{Scope: sc, Document: "d", ID: id}
 			check(t, s.PutChunks(t.Context(), f, a, testChunks(n, 0)), putTestVectors(t.Context(), s, f, sc, 0, n))
-			c, err := s.bulk.conn(t.Context())
+			c, err := root(t, s.bulk).conn(t.Context())
 			check(t, err)
 			t.Cleanup(c.Release)
 			tx, err := c.Begin(t.Context())

@@ -138,7 +138,7 @@ func (s *Store) Secret(ctx context.Context, name string, made func() ([]byte, er
 	}
 	const find = `SELECT value FROM cluster_secret WHERE name = $1`
 	var value []byte
-	err := s.row(ctx, find, []any{name}, &value)
+	err := rowOf(ctx, s.across(forSecrets), find, []any{name}, &value)
 	if !isNoRows(err) {
 		return value, err
 	}
@@ -146,14 +146,14 @@ func (s *Store) Secret(ctx context.Context, name string, made func() ([]byte, er
 	if err != nil {
 		return nil, fmt.Errorf("postgres: make secret %s: %w", name, err)
 	}
-	err = s.commits.write(ctx, func(ctx context.Context, q querier) error {
+	err = s.across(forSecrets).write(ctx, func(ctx context.Context, q querier) error {
 		_, err := q.Exec(ctx, `INSERT INTO cluster_secret (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`, name, blob(fresh))
 		return err
 	})
 	if err != nil && !errors.Is(err, journal.ErrInDoubt) { // in doubt: the row tells
 		return nil, err
 	}
-	if err := s.row(ctx, find, []any{name}, &value); !isNoRows(err) {
+	if err := rowOf(ctx, s.across(forSecrets), find, []any{name}, &value); !isNoRows(err) {
 		return value, err
 	}
 	return nil, fmt.Errorf("%w: secret %s was not stored", journal.ErrUnavailable, name)

@@ -175,7 +175,7 @@ func TestSecretIsTheSameForAllWhoAskAtOnce(t *testing.T) {
 func TestE5_RenewalDoesNotWaitBehindCommitsAndBulkData(t *testing.T) {
 	s := openAt(t, shared.Database(t))
 	startCluster(t, s, "a", "b")
-	for _, p := range []*pool{s.commits, s.bulk} {
+	for _, p := range []*pool{s.commits.pool, s.bulk.pool} {
 		for range p.stats().Max {
 			c, err := p.conn(t.Context())
 			check(t, err)
@@ -199,7 +199,7 @@ func TestE5_RenewalDoesNotWaitBehindCommitsAndBulkData(t *testing.T) {
 func TestE5_RenewalEndsWithinItsTime(t *testing.T) {
 	s := openAt(t, shared.Database(t))
 	startCluster(t, s, "a")
-	c, err := s.bulk.conn(t.Context())
+	c, err := root(t, s.bulk).conn(t.Context())
 	check(t, err)
 	defer c.Release()
 	_, err = c.Exec(t.Context(), "BEGIN")
@@ -245,7 +245,7 @@ func TestE5_AcquisitionThatWaitsForAnOwnerRowHoldsUpNoRenewal(t *testing.T) {
 		"written": func(ctx context.Context, q querier) error { return s.appendBatch(ctx, q, f, journal.Batch{}) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			c, err := s.bulk.conn(t.Context())
+			c, err := root(t, s.bulk).conn(t.Context())
 			check(t, err)
 			defer c.Release()
 			tx, err := c.Begin(t.Context())

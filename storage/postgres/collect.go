@@ -51,7 +51,7 @@ func (s *Store) Collect(ctx context.Context) (done bool, err error) { return s.c
 
 // collectAhead collects as if it were later by ahead.
 func (s *Store) collectAhead(ctx context.Context, ahead time.Duration) (done bool, err error) {
-	c, err := s.bulk.conn(ctx)
+	c, err := s.across(forCollection).conn(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -64,28 +64,28 @@ func (s *Store) collectAhead(ctx context.Context, ahead time.Duration) (done boo
 			_ = c.Conn().Close(context.WithoutCancel(ctx)) // its end frees the lock
 		}
 	}
-	s.bulk.release(c, err)
+	s.across(forCollection).release(c, err)
 	return done, readError(ctx, err)
 }
 
 func (s *Store) collectOn(ctx context.Context, ahead time.Duration) error {
 	later := fmt.Sprintf("%d microseconds", ahead.Microseconds())
 	return errors.Join(
-		s.stepwise(ctx, rowStep, `
+		stepwise(ctx, s.across(forCollection), rowStep, `
 			UPDATE blobs SET deleted = true WHERE (tenant, id) IN (
 				SELECT tenant, id FROM blobs
 				WHERE owner_kind = '' AND NOT deleted AND created < now() + $1::interval - interval '`+blobGrace+`' LIMIT $2)
 			  AND owner_kind = '' AND NOT deleted`, later),
 		s.purgeBlobs(ctx),
-		s.stepwise(ctx, rowStep, `
+		stepwise(ctx, s.across(forCollection), rowStep, `
 			DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
 				SELECT ctid FROM idempotency WHERE expires <= now() + $1::interval LIMIT $2 FOR UPDATE))`, later),
-		s.stepwise(ctx, partStep, `
+		stepwise(ctx, s.across(forCollection), partStep, `
 			DELETE FROM index_parts WHERE ctid = ANY (ARRAY(
 				SELECT p.ctid FROM index_parts p
 				LEFT JOIN indexes i ON i.tenant = p.tenant AND i.kind = p.kind AND i.id = p.id AND i.gen = p.gen
 				WHERE i.gen IS NULL AND p.written < now() + $1::interval - interval '`+partGrace+`' LIMIT $2))`, later),
-		s.stepwise(ctx, rowStep, `
+		stepwise(ctx, s.across(forCollection), rowStep, `
 			DELETE FROM node_lease WHERE ctid = ANY (ARRAY(
 				SELECT l.ctid FROM node_lease l
 				WHERE l.expires < now() + $1::interval - interval '`+leaseGrace+`'
@@ -97,7 +97,7 @@ func (s *Store) collectOn(ctx context.Context, ahead time.Duration) error {
 // finishErasures completes erasures whose node has died, or who are under way:
 // removing a row twice does no harm.
 func (s *Store) finishErasures(ctx context.Context) error {
-	list, err := collect(ctx, s.bulk, `SELECT tenant, kind, id FROM owner WHERE purging LIMIT 1000`, nil,
+	list, err := collect(ctx, s.across(forCollection), `SELECT tenant, kind, id FROM owner WHERE purging LIMIT 1000`, nil,
 		func(r pgx.CollectableRow) (id journal.Identity, err error) {
 			return id, r.Scan(&id.Tenant, &id.Kind, &id.ID)
 		})
@@ -115,13 +115,13 @@ func (s *Store) finishErasures(ctx context.Context) error {
 
 // stepwise repeats a statement until it removes fewer rows than its bound,
 // which is its last parameter.
-func (s *Store) stepwise(ctx context.Context, bound int64, query string, args ...any) error {
+func stepwise(ctx context.Context, p runner, bound int64, query string, args ...any) error {
 	args = append(args, bound)
 	for n := bound; n >= bound; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := s.bulk.write(ctx, func(ctx context.Context, q querier) error {
+		err := p.write(ctx, func(ctx context.Context, q querier) error {
 			tag, err := q.Exec(ctx, query, args...)
 			n = tag.RowsAffected()
 			return err

@@ -31,7 +31,7 @@ func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 const (
 	defaultMaxConns = 20
-	minMaxConns     = 6
+	minMaxConns     = 9
 )
 
 // Config says where the database is.
@@ -39,9 +39,9 @@ type Config struct {
 	// URL is the address of the database, postgres://user:password@host/name,
 	// or key=value pairs. With several hosts the one that takes writes is used.
 	URL Secret
-	// MaxConns bounds the connections of this node; 0 is 20, less than 6 is 6.
-	// A quarter of them, at least two, is for bulk data, and two or three are
-	// for leases and the view.
+	// MaxConns bounds the connections of this node; 0 is 20, less than 9 is 9.
+	// A fifth of them, at least two, is for bulk data, three are for what concerns
+	// several tenants, and two or three for leases and the view.
 	MaxConns int
 	// LeaseTTL is how long a node's lease lasts, by the server's clock. All nodes
 	// of a cluster use the same; 0 is protocol.DefaultTiming.
@@ -101,11 +101,16 @@ func limits(pc *pgxpool.Config, lock, statement time.Duration) {
 	pc.ConnConfig.RuntimeParams["statement_timeout"] = millis(statement)
 }
 
-// shares splits the connections: commits and reads, bulk, leases and the view.
-func (c Config) shares() (commits, bulk, leases int32) {
-	n := max(cmp.Or(c.MaxConns, defaultMaxConns), minMaxConns)
-	b, l := max(n/4, 2), min(n/3, 3)
-	return int32(n - b - l), int32(b), int32(l)
+// shares are the connections each purpose has.
+type shares struct{ commits, bulk, wide, leases int32 }
+
+// shares splits the connections. The collector has two of the wide ones for as long
+// as it runs.
+func (c Config) shares() (s shares) {
+	n := int32(max(cmp.Or(c.MaxConns, defaultMaxConns), minMaxConns))
+	s.bulk, s.wide, s.leases = max(n/5, 2), 3, min(n/4, 3)
+	s.commits = n - s.bulk - s.wide - s.leases
+	return s
 }
 
 // ErrInvalid is a mistake of the caller: an empty key, a gap in a batch, text

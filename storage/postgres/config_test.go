@@ -70,8 +70,8 @@ func TestSessionSettingsAreOursWhateverTheAddressSays(t *testing.T) {
 	srv := ownServer(t, pgtest.Options{TCP: true, Settings: []string{"synchronous_commit=off", "default_transaction_isolation=serializable"}})
 	s := openAt(t, srv.URL("postgres")+"&statement_timeout=0&lock_timeout=0&idle_in_transaction_session_timeout=0")
 	for p, want := range map[*pool]map[string]string{
-		s.commits: {"lock_timeout": "1s", "statement_timeout": "5s"},
-		s.bulk:    {"lock_timeout": "10s", "statement_timeout": "1min"},
+		s.commits.pool: {"lock_timeout": "1s", "statement_timeout": "5s"},
+		s.bulk.pool:    {"lock_timeout": "10s", "statement_timeout": "1min"},
 	} {
 		want["idle_in_transaction_session_timeout"] = "2s"
 		want["synchronous_commit"] = "on"
@@ -88,15 +88,15 @@ func TestSessionSettingsAreOursWhateverTheAddressSays(t *testing.T) {
 
 func TestD4_PoolMetricsShowWhoWaits(t *testing.T) {
 	url := shared.Database(t)
-	s, err := Open(t.Context(), Config{URL: Secret(url), MaxConns: 1}) // too few: raised to 4, of which 2 are for bulk
+	s, err := Open(t.Context(), Config{URL: Secret(url), MaxConns: 1}) // too few: raised to 9, of which 2 are for bulk
 	check(t, err)
 	defer s.Close()
 	if st := s.Stats(); st.Commits.Max != 2 || st.Bulk.Max != 2 {
 		t.Fatalf("stats are %+v", st)
 	}
-	a, err := s.commits.conn(t.Context())
+	a, err := s.commits.pool.conn(t.Context())
 	check(t, err)
-	b, err := s.commits.conn(t.Context())
+	b, err := s.commits.pool.conn(t.Context())
 	check(t, err)
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error, 1)

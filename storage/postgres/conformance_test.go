@@ -7,9 +7,11 @@ import (
 	"errors"
 	"log/slog"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"go.uber.org/goleak"
 
 	"granary.dev/granary/storage/pgtest"
@@ -18,7 +20,8 @@ import (
 
 // shared is the server of this package's tests.
 var shared = pgtest.New(pgtest.Options{Migrate: func(ctx context.Context, url string) error {
-	return migrate(ctx, Config{URL: Secret(url)}, slog.New(slog.DiscardHandler))
+	_, err := migrate(ctx, Config{URL: Secret(url)}, slog.New(slog.DiscardHandler))
+	return err
 }})
 
 func TestMain(m *testing.M) {
@@ -45,11 +48,37 @@ func openAt(t testing.TB, url string) *Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		for _, like := range []tenantPools{s.commits, s.bulk} {
+			if p, made := roots.LoadAndDelete(like.pool); made {
+				p.(*pool).Close()
+			}
+		}
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return s
+}
+
+// roots are the pools that root has made, by the pool they are like.
+var roots sync.Map
+
+// root is a pool like another one whose sessions are the login, which in tests is a
+// superuser: it sees and may do everything.
+func root(t testing.TB, like tenantPools) *pool {
+	t.Helper()
+	if p, ok := roots.Load(like.pool); ok {
+		return p.(*pool)
+	}
+	cfg := like.pool.Config()
+	cfg.ConnConfig.RuntimeParams["role"] = "none"
+	pp, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &pool{Pool: pp, timeout: like.pool.timeout, patience: like.pool.patience}
+	roots.Store(like.pool, p) // openAt closes it
+	return p
 }
 
 func stores(s *Store, url string) storagetest.Stores {

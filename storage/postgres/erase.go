@@ -3,8 +3,6 @@ package postgres
 import (
 	"context"
 
-	"github.com/jackc/pgx/v5"
-
 	"granary.dev/granary/actors/journal"
 )
 
@@ -18,7 +16,7 @@ func (s *Store) Erase(ctx context.Context, f journal.Fence) error {
 		return err
 	}
 	var below int64 // generation of the erasure: indexes saved before are older
-	err := s.bulk.transact(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	err := s.bulk.of(f.Identity.Tenant).transact(ctx, func(ctx context.Context, tx querier) error {
 		var err error
 		below, err = markErasedOn(ctx, tx, f)
 		return err
@@ -80,11 +78,11 @@ func (s *Store) purgeGrain(ctx context.Context, id journal.Identity, below int64
 			JOIN owner o ON o.tenant = i.tenant AND o.kind = i.kind AND o.id = i.id AND o.erasures <> i.erasures
 			WHERE i.tenant = $1 AND i.kind = $2 AND i.id = $3 LIMIT $4 FOR UPDATE OF i))`,
 	} {
-		if err := s.stepwise(ctx, rowStep, query, id.Tenant, id.Kind, id.ID); err != nil {
+		if err := stepwise(ctx, s.bulk.of(id.Tenant), rowStep, query, id.Tenant, id.Kind, id.ID); err != nil {
 			return err
 		}
 	}
-	return s.bulk.write(ctx, func(ctx context.Context, q querier) error {
+	return s.bulk.of(id.Tenant).write(ctx, func(ctx context.Context, q querier) error {
 		_, err := q.Exec(ctx, `
 			UPDATE owner o SET purging = false
 			WHERE tenant = $1 AND kind = $2 AND id = $3 AND purging AND NOT EXISTS (

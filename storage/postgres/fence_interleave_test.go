@@ -66,8 +66,8 @@ func TestI7_VerifyTellsTheTruthAndWaitsForNobody(t *testing.T) {
 			told = append(told, verifyOn(ctx, q, h.old))
 			return nil
 		}
-		playTwo(t, s, order, newSession(t, s.commits, verify, verify),
-			newSession(t, s.commits, statement("BEGIN"), func(ctx context.Context, q querier) error {
+		playTwo(t, s, order, newSession(t, root(t, s.commits), verify, verify),
+			newSession(t, root(t, s.commits), statement("BEGIN"), func(ctx context.Context, q querier) error {
 				return acquireOn(ctx, q, &h.new, new(int64), h.claim, s.ttl)
 			}, statement("COMMIT")))
 		for i, err := range told {
@@ -122,8 +122,8 @@ func TestI7_NoOrderShowsAStaleOwnerAKeyOfItsSuccessor(t *testing.T) {
 					}
 				}
 				first, second := lookup(h, k)
-				playTwo(t, s, order, newSession(t, s.commits, step(first), step(second)),
-					newSession(t, s.commits, h.takeOver, statement("BEGIN"), func(ctx context.Context, q querier) error {
+				playTwo(t, s, order, newSession(t, root(t, s.commits), step(first), step(second)),
+					newSession(t, root(t, s.commits), h.takeOver, statement("BEGIN"), func(ctx context.Context, q querier) error {
 						return s.appendBatch(ctx, q, h.new, journal.Batch{Events: testEvents(0, 1, "new"),
 							Idempotency: []journal.Idempotency{{IdempotencyKey: k, Response: []byte("of the successor"), Expires: time.Now().Add(time.Hour)}}})
 					}, statement("COMMIT")))
@@ -191,14 +191,14 @@ func TestI8_WhatTheNewOwnerListsIsAllThatTheOldOneEverWrites(t *testing.T) {
 				sc := journal.Scope{Tenant: "acme", UID: uuid.NewString()}
 				wrote := false
 				var listed []journal.Attempt
-				o := newSession(t, s.commits, statement("BEGIN"), func(ctx context.Context, q querier) error {
+				o := newSession(t, root(t, s.commits), statement("BEGIN"), func(ctx context.Context, q querier) error {
 					return w.write(ctx, q, h.old, sc)
 				}, func(ctx context.Context, q querier) error {
 					_, err := q.Exec(ctx, "COMMIT")
 					wrote = err == nil
 					return err
 				})
-				n := newSession(t, s.commits, h.takeOver, func(ctx context.Context, q querier) error {
+				n := newSession(t, root(t, s.commits), h.takeOver, func(ctx context.Context, q querier) error {
 					return lockScope(ctx, q, sc)
 				}, func(ctx context.Context, q querier) (err error) {
 					listed, err = attemptsOn(ctx, q, sc)
@@ -239,7 +239,7 @@ func TestI8_WriterThatWaitedForTheLockLooksAtItsFenceAfterwards(t *testing.T) {
 			t.Run(fmt.Sprint(n, " ", what), func(t *testing.T) {
 				h := newHeld(t, s)
 				sc := journal.Scope{Tenant: "acme", UID: uuid.NewString()}
-				c, err := s.bulk.conn(t.Context())
+				c, err := root(t, s.bulk).conn(t.Context())
 				check(t, err)
 				defer c.Release()
 				tx, err := c.Begin(t.Context())
@@ -256,7 +256,7 @@ func TestI8_WriterThatWaitedForTheLockLooksAtItsFenceAfterwards(t *testing.T) {
 				if waits, err := waitsFor(t, s, tx, ended); !waits {
 					t.Fatalf("the writer did not wait for the scope: %v", err)
 				}
-				check(t, s.commits.write(t.Context(), h.takeOver), tx.Rollback(t.Context()))
+				check(t, root(t, s.commits).write(t.Context(), h.takeOver), tx.Rollback(t.Context()))
 				if err := <-ended; !errors.Is(err, journal.ErrFenced) {
 					t.Fatalf("got %v, want fenced", err)
 				}
@@ -276,13 +276,13 @@ func TestI1_BulkWriteUnderWayHoldsUpNeitherAppendsNorTakeovers(t *testing.T) {
 	for _, w := range bulkWrites()[:2] {
 		h := newHeld(t, s)
 		sc := journal.Scope{Tenant: "acme", UID: uuid.NewString()}
-		c, err := s.bulk.conn(t.Context())
+		c, err := root(t, s.bulk).conn(t.Context())
 		check(t, err)
 		tx, err := c.Begin(t.Context())
 		check(t, err, w.write(t.Context(), tx, h.old, sc))
 		hurried := func(run func(ctx context.Context, q querier) error) {
 			t.Helper()
-			check(t, s.commits.write(t.Context(), func(ctx context.Context, q querier) error {
+			check(t, root(t, s.commits).write(t.Context(), func(ctx context.Context, q querier) error {
 				_, err := q.Exec(ctx, "SET lock_timeout = '1ms'")
 				err = errors.Join(err, run(ctx, q))
 				_, resetErr := q.Exec(ctx, "SET lock_timeout = '1s'")

@@ -83,7 +83,7 @@ func (s *Store) SaveIndexFrom(ctx context.Context, f journal.Fence, r io.Reader,
 		}
 		save.sum = s.codec.Sum(save.inline)
 	}
-	err := s.bulk.write(ctx, save.publishOn)
+	err := s.bulk.of(f.Identity.Tenant).write(ctx, save.publishOn)
 	switch {
 	case err == nil && save.published != 0 && save.replaced > 0:
 		s.purgeLogged(ctx, f.Identity, 0, save.published)
@@ -98,7 +98,7 @@ func (s *Store) SaveIndexFrom(ctx context.Context, f journal.Fence, r io.Reader,
 func (s *Store) saveParts(ctx context.Context, save *indexSave, r io.Reader, size int64) error {
 	f := save.fence
 	var gen, began int64
-	err := s.row(ctx, `
+	err := s.row(ctx, f.Identity.Tenant, `
 		SELECT nextval('index_gen'), erasures FROM owner
 		WHERE tenant = $1 AND kind = $2 AND id = $3 AND epoch = $4 AND activation = $5 AND NOT released`,
 		fenceArgs(f), &gen, &began)
@@ -116,7 +116,7 @@ func (s *Store) saveParts(ctx context.Context, save *indexSave, r io.Reader, siz
 		_, err := io.ReadFull(r, part)
 		if err == nil {
 			save.sum = s.codec.SumMore(save.sum, part)
-			err = s.bulk.write(ctx, func(ctx context.Context, q querier) error {
+			err = s.bulk.of(f.Identity.Tenant).write(ctx, func(ctx context.Context, q querier) error {
 				_, err := q.Exec(ctx, `
 					INSERT INTO index_parts (tenant, kind, id, gen, part, data) VALUES ($1, $2, $3, $4, $5, $6)`,
 					f.Identity.Tenant, f.Identity.Kind, f.Identity.ID, gen, save.parts, part)
@@ -162,7 +162,7 @@ func (s *Store) purgeLogged(ctx context.Context, id journal.Identity, from, belo
 // purgeParts removes the grain's index parts of the generations from … below
 // that the index row does not name, a few megabytes at a time.
 func (s *Store) purgeParts(ctx context.Context, id journal.Identity, from, below int64) error {
-	return s.stepwise(ctx, partStep, `
+	return stepwise(ctx, s.bulk.of(id.Tenant), partStep, `
 		DELETE FROM index_parts WHERE ctid = ANY (ARRAY(
 			SELECT p.ctid FROM index_parts p
 			WHERE p.tenant = $1 AND p.kind = $2 AND p.id = $3 AND p.gen >= $4 AND p.gen < $5
@@ -180,7 +180,7 @@ func (s *Store) LoadIndex(ctx context.Context, id journal.Identity) ([]byte, err
 	var parts, read, sum int64
 	found := false
 	// One statement sees one index, whatever replaces it meanwhile.
-	err := s.bulk.read(ctx, func(ctx context.Context, q querier) error {
+	err := s.bulk.of(id.Tenant).read(ctx, func(ctx context.Context, q querier) error {
 		rows, err := q.Query(ctx, `
 			SELECT i.parts, i.sum, i.data, p.data FROM indexes i
 			LEFT JOIN index_parts p ON p.tenant = i.tenant AND p.kind = i.kind AND p.id = i.id AND p.gen = i.gen

@@ -160,7 +160,7 @@ func fencedWrites() []fencedWrite {
 		}},
 		{"snapshot", func(_ *testing.T, s *Store, f journal.Fence, head int64) func(context.Context, querier) error {
 			return func(ctx context.Context, q querier) error {
-				return saveSnapshotOn(ctx, q, f, head, false, int64(s.codec.Sum([]byte("stale"))), []byte("stale"), nil)
+				return saveSnapshotOn(ctx, q, f, head, false, int64(s.codec.Sum([]byte("stale"))), []byte("stale"), []byte{})
 			}
 		}},
 		{"index", func(_ *testing.T, s *Store, f journal.Fence, _ int64) func(context.Context, querier) error {
@@ -276,19 +276,19 @@ func takeover(t *testing.T, s *Store, w fencedWrite, order string, from, to jour
 	var replayed string
 	wrote := false
 	sessions := map[rune]*session{
-		'o': newSession(t, s.commits, statement("BEGIN"), write, func(ctx context.Context, q querier) error {
+		'o': newSession(t, root(t, s.commits), statement("BEGIN"), write, func(ctx context.Context, q querier) error {
 			_, err := q.Exec(ctx, "COMMIT")
 			wrote = err == nil
 			return err
 		}),
-		'n': newSession(t, s.commits, statement("BEGIN"), func(ctx context.Context, q querier) error {
+		'n': newSession(t, root(t, s.commits), statement("BEGIN"), func(ctx context.Context, q querier) error {
 			return acquireOn(ctx, q, &next, &acquired, to, s.ttl)
 		}, statement("COMMIT"), func(ctx context.Context, q querier) (err error) {
 			replayed, err = observeOn(ctx, q, id)
 			return err
 		}),
 	}
-	observer, err := s.bulk.conn(ctx)
+	observer, err := root(t, s.bulk).conn(ctx)
 	check(t, err)
 	defer observer.Release()
 	play(ctx, t, observer, order, sessions)
@@ -311,7 +311,7 @@ func takeover(t *testing.T, s *Store, w fencedWrite, order string, from, to jour
 
 func observe(t *testing.T, s *Store, id journal.Identity) (out string) {
 	t.Helper()
-	check(t, s.commits.read(t.Context(), func(ctx context.Context, q querier) (err error) {
+	check(t, root(t, s.commits).read(t.Context(), func(ctx context.Context, q querier) (err error) {
 		out, err = observeOn(ctx, q, id)
 		return err
 	}))

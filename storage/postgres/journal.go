@@ -15,7 +15,7 @@ func (s *Store) Release(ctx context.Context, f journal.Fence) error {
 	if err := checkIdentity(f.Identity); err != nil {
 		return err
 	}
-	return s.commits.write(ctx, func(ctx context.Context, q querier) error { return releaseOn(ctx, q, f) })
+	return s.commits.of(f.Identity.Tenant).write(ctx, func(ctx context.Context, q querier) error { return releaseOn(ctx, q, f) })
 }
 
 func releaseOn(ctx context.Context, q querier, f journal.Fence) error {
@@ -32,7 +32,7 @@ func (s *Store) Owner(ctx context.Context, id journal.Identity) (journal.Owner, 
 		return journal.Owner{}, err
 	}
 	o := journal.Owner{Fence: journal.Fence{Identity: id}}
-	err := s.row(ctx, `
+	err := s.row(ctx, id.Tenant, `
 		SELECT epoch, activation, node, head, released, since, hash, erased, anchor FROM owner
 		WHERE tenant = $1 AND kind = $2 AND id = $3`,
 		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &o.Since, &o.Hash, &o.Erased, &o.Anchor)
@@ -54,7 +54,7 @@ func (s *Store) Events(ctx context.Context, id journal.Identity, after int64, li
 	if limit <= 0 {
 		return nil, nil
 	}
-	return collect(ctx, s.commits, `
+	return collect(ctx, s.commits.of(id.Tenant), `
 		SELECT seq, time, type, principal, request_id, data, remote, hash FROM events
 		WHERE tenant = $1 AND kind = $2 AND id = $3
 		  AND seq > greatest($4::bigint, (SELECT erased FROM owner WHERE tenant = $1 AND kind = $2 AND id = $3))
@@ -84,7 +84,7 @@ func (s *Store) FindIdempotency(ctx context.Context, f journal.Fence, key journa
 	if checkText("", key.Principal, "", key.Method, "", key.Key) != nil {
 		return rec, false, s.Verify(ctx, f) // no such key can have been recorded
 	}
-	err = s.commits.read(ctx, func(ctx context.Context, q querier) error {
+	err = s.commits.of(f.Identity.Tenant).read(ctx, func(ctx context.Context, q querier) error {
 		rec, ok, err = findKeyOn(ctx, q, f, key)
 		return err
 	})
@@ -111,7 +111,7 @@ func (s *Store) Verify(ctx context.Context, f journal.Fence) error {
 	if err := checkFence(f); err != nil {
 		return err
 	}
-	return s.commits.read(ctx, func(ctx context.Context, q querier) error { return verifyOn(ctx, q, f) })
+	return s.commits.of(f.Identity.Tenant).read(ctx, func(ctx context.Context, q querier) error { return verifyOn(ctx, q, f) })
 }
 
 func verifyOn(ctx context.Context, q querier, f journal.Fence) error {
@@ -131,7 +131,7 @@ func (s *Store) DueWakeups(ctx context.Context, now time.Time, limit int) ([]jou
 	if limit <= 0 {
 		return nil, nil
 	}
-	return collect(ctx, s.commits, `
+	return collect(ctx, s.across(forWakeups), `
 		SELECT tenant, kind, id, key, due FROM wakeups
 		WHERE due <= $1 ORDER BY due, tenant, kind, id, key LIMIT $2`,
 		[]any{now, limit}, func(r pgx.CollectableRow) (journal.DueWakeup, error) {
@@ -143,7 +143,7 @@ func (s *Store) DueWakeups(ctx context.Context, now time.Time, limit int) ([]jou
 }
 
 // collect reads all rows of a bounded query.
-func collect[T any](ctx context.Context, p *pool, query string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
+func collect[T any](ctx context.Context, p reader, query string, args []any, scan pgx.RowToFunc[T]) ([]T, error) {
 	var out []T
 	err := p.read(ctx, func(ctx context.Context, q querier) error {
 		rows, err := q.Query(ctx, query, args...)
@@ -168,7 +168,7 @@ func (s *Store) DeadLetters(ctx context.Context, after journal.DeadLetterRow, li
 	if err := checkText("tenant", id.Tenant, "kind", id.Kind, "id", id.ID, "dead letter key", after.Key); err != nil {
 		return nil, err
 	}
-	return collect(ctx, s.commits, `
+	return collect(ctx, s.across(forDeadLetters), `
 		SELECT tenant, kind, id, key, name, reason, since FROM dead_letters
 		WHERE (tenant, kind, id, key) > ($1, $2, $3, $4) ORDER BY tenant, kind, id, key LIMIT $5`,
 		[]any{id.Tenant, id.Kind, id.ID, after.Key, limit}, func(r pgx.CollectableRow) (journal.DeadLetterRow, error) {
@@ -184,7 +184,7 @@ func (s *Store) Counters(ctx context.Context, id journal.Identity) ([]journal.Co
 	if err := checkIdentity(id); err != nil {
 		return nil, err
 	}
-	return collect(ctx, s.commits, `
+	return collect(ctx, s.commits.of(id.Tenant), `
 		SELECT name, epoch, value FROM counters WHERE tenant = $1 AND kind = $2 AND id = $3 ORDER BY name`,
 		[]any{id.Tenant, id.Kind, id.ID}, func(r pgx.CollectableRow) (journal.Counter, error) {
 			var c journal.Counter

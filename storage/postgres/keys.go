@@ -24,7 +24,7 @@ func (s *Store) Keys(ctx context.Context, tenant string) (r journal.KeyRecord, e
 	if err := checkKeys("tenant", tenant); err != nil {
 		return r, err
 	}
-	err = s.row(ctx, `SELECT `+keyColumns+` FROM tenant_keys WHERE tenant = $1`, []any{tenant},
+	err = s.row(ctx, tenant, `SELECT `+keyColumns+` FROM tenant_keys WHERE tenant = $1`, []any{tenant},
 		&r.Tenant, &r.Version, &r.Wrapped, &r.Master, &r.Primary, &r.Created, &r.Rotated)
 	if isNoRows(err) {
 		return r, fmt.Errorf("%w: keys of %s", journal.ErrNotFound, tenant)
@@ -57,11 +57,11 @@ func (s *Store) PutKeys(ctx context.Context, r journal.KeyRecord) error {
 		return err
 	}
 	if r.Version == 1 {
-		return s.commits.write(ctx, func(ctx context.Context, q querier) error {
+		return s.commits.of(r.Tenant).write(ctx, func(ctx context.Context, q querier) error {
 			return put(ctx, q, `INSERT INTO tenant_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant) DO NOTHING`)
 		})
 	}
-	return s.commits.transact(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	return s.across(forKeys).transact(ctx, func(ctx context.Context, tx querier) error {
 		if _, err := tx.Exec(ctx, keysLock); err != nil {
 			return err
 		}
@@ -78,7 +78,7 @@ func (s *Store) DestroyKeys(ctx context.Context, tenant string) error {
 	if err := checkKeys("tenant", tenant); err != nil {
 		return err
 	}
-	return s.commits.transact(ctx, func(ctx context.Context, tx pgx.Tx) error {
+	return s.across(forKeys).transact(ctx, func(ctx context.Context, tx querier) error {
 		if _, err := tx.Exec(ctx, keysLock); err != nil {
 			return err
 		}
@@ -97,17 +97,17 @@ func (s *Store) ListKeys(ctx context.Context, after string, limit int) ([]journa
 	if err := checkText("tenant", after); err != nil {
 		return nil, err
 	}
-	return collect(ctx, s.commits, `SELECT `+keyColumns+` FROM tenant_keys WHERE tenant > $1 ORDER BY tenant LIMIT $2`,
+	return collect(ctx, s.across(forKeys), `SELECT `+keyColumns+` FROM tenant_keys WHERE tenant > $1 ORDER BY tenant LIMIT $2`,
 		[]any{after, limit}, scanKeys)
 }
 
 // KeyChanges implements journal.KeyStore.
 func (s *Store) KeyChanges(ctx context.Context, after int64, limit int) (out []journal.KeyChange, last int64, err error) {
 	if after < 0 {
-		err = s.row(ctx, `SELECT coalesce(max(mark), 0) FROM tenant_keys WHERE mark > 0`, nil, &last)
+		err = rowOf(ctx, s.across(forKeys), `SELECT coalesce(max(mark), 0) FROM tenant_keys WHERE mark > 0`, nil, &last)
 		return nil, last, err
 	}
-	out, err = collect(ctx, s.commits, `SELECT mark, tenant, version, wrapped = '' FROM tenant_keys WHERE mark > $1 AND mark > 0 ORDER BY mark LIMIT $2`,
+	out, err = collect(ctx, s.across(forKeys), `SELECT mark, tenant, version, wrapped = '' FROM tenant_keys WHERE mark > $1 AND mark > 0 ORDER BY mark LIMIT $2`,
 		[]any{after, limit}, func(r pgx.CollectableRow) (c journal.KeyChange, err error) {
 			err = r.Scan(&c.Mark, &c.Tenant, &c.Version, &c.Destroyed)
 			return c, err
@@ -128,12 +128,12 @@ const hasContent = `
 // HasContent implements journal.KeyStore.
 func (s *Store) HasContent(ctx context.Context, tenant string) (there bool, err error) {
 	if tenant == "" {
-		err = s.row(ctx, `SELECT EXISTS (SELECT 1 FROM owner) OR EXISTS (SELECT 1 FROM blobs)`, nil, &there)
+		err = rowOf(ctx, s.across(forKeys), `SELECT EXISTS (SELECT 1 FROM owner) OR EXISTS (SELECT 1 FROM blobs)`, nil, &there)
 		return there, err
 	}
 	if err := checkKeys("tenant", tenant); err != nil {
 		return false, err
 	}
-	err = s.row(ctx, hasContent, []any{tenant}, &there)
+	err = s.row(ctx, tenant, hasContent, []any{tenant}, &there)
 	return there, err
 }

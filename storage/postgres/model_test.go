@@ -78,7 +78,7 @@ func TestStatementsDoWhatTheProtocolSays_A4_E5(t *testing.T) {
 	base := rand.Uint64()
 	for n := range histories {
 		seed := base + uint64(n)
-		check(t, s.commits.write(t.Context(), func(ctx context.Context, q querier) error {
+		check(t, root(t, s.commits).write(t.Context(), func(ctx context.Context, q querier) error {
 			_, err := q.Exec(ctx, "TRUNCATE owner, events, node_lease, cluster_view")
 			return err
 		}))

@@ -21,6 +21,13 @@ type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
+// wire is a connection, or a transaction on one, that can send several statements
+// at once.
+type wire interface {
+	querier
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
 // resetEvery bounds how often broken connections make a pool drop all of its.
 const resetEvery = time.Second
 
@@ -41,12 +48,15 @@ const adjust = `
 	FROM pg_settings
 	WHERE (name = 'synchronous_commit' AND setting = 'off') OR name = 'transaction_timeout'`
 
-func openPool(ctx context.Context, cfg Config, size int32, lock, statement time.Duration) (*pool, error) {
+// openPool makes a pool whose sessions have the role from their beginning on: they
+// never are the login, which owns the tables.
+func openPool(ctx context.Context, cfg Config, role string, size int32, lock, statement time.Duration) (*pool, error) {
 	pc, err := cfg.parse()
 	if err != nil {
 		return nil, err
 	}
 	limits(pc, lock, statement)
+	pc.ConnConfig.RuntimeParams["role"] = role
 	pc.MaxConns = size
 	pc.MaxConnLifetime, pc.MaxConnLifetimeJitter = 30*time.Minute, 5*time.Minute
 	pc.MaxConnIdleTime = 5 * time.Minute
@@ -99,6 +109,10 @@ func (p *pool) release(c *pgxpool.Conn, err error) {
 
 // read runs a query of the caller: its context ends it.
 func (p *pool) read(ctx context.Context, run func(context.Context, querier) error) error {
+	return p.readOn(ctx, func(ctx context.Context, w wire) error { return run(ctx, w) })
+}
+
+func (p *pool) readOn(ctx context.Context, run func(context.Context, wire) error) error {
 	c, err := p.conn(ctx)
 	if err != nil {
 		return err
@@ -111,6 +125,10 @@ func (p *pool) read(ctx context.Context, run func(context.Context, querier) erro
 // write runs one statement that commits by itself. The caller's context ends
 // only the wait for a connection: from then on it runs to its end.
 func (p *pool) write(ctx context.Context, run func(context.Context, querier) error) error {
+	return p.writeOn(ctx, func(ctx context.Context, w wire) error { return run(ctx, w) })
+}
+
+func (p *pool) writeOn(ctx context.Context, run func(context.Context, wire) error) error {
 	c, err := p.conn(ctx)
 	if err != nil {
 		return err
@@ -123,7 +141,11 @@ func (p *pool) write(ctx context.Context, run func(context.Context, querier) err
 }
 
 // transact runs several statements in one transaction.
-func (p *pool) transact(ctx context.Context, run func(context.Context, pgx.Tx) error) error {
+func (p *pool) transact(ctx context.Context, run func(context.Context, querier) error) error {
+	return p.transactOn(ctx, func(ctx context.Context, w wire) error { return run(ctx, w) })
+}
+
+func (p *pool) transactOn(ctx context.Context, run func(context.Context, wire) error) error {
 	c, err := p.conn(ctx)
 	if err != nil {
 		return err

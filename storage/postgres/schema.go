@@ -38,10 +38,13 @@ const (
 // migrate brings the schema forward to the version this binary knows. Nodes
 // that start at once take turns. A database that is already further is left as
 // it is: nodes of two versions run beside each other in a rolling upgrade.
-func migrate(ctx context.Context, cfg Config, log *slog.Logger) error {
+//
+// The roles come first, so that where they cannot be made nothing changes. Tables
+// are given to them last: until then one is out of everybody's reach.
+func migrate(ctx context.Context, cfg Config, log *slog.Logger) (as roles, err error) {
 	pc, err := cfg.parse()
 	if err != nil {
-		return err
+		return as, err
 	}
 	limits(pc, migrationLockTimeout, 0)
 	pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "0" // between two statements of a migration
@@ -49,9 +52,16 @@ func migrate(ctx context.Context, cfg Config, log *slog.Logger) error {
 	defer func() { _ = db.Close() }() // nothing is left to lose
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
-		return fmt.Errorf("postgres: read migrations: %w", err)
+		return as, fmt.Errorf("postgres: read migrations: %w", err)
 	}
-	return (&migrator{db: db, files: files, log: log}).run(ctx)
+	m := &migrator{db: db, files: files, log: log}
+	if as, err = ensureRoles(ctx, db); err != nil {
+		return as, err
+	}
+	if err := m.run(ctx); err != nil {
+		return as, err
+	}
+	return as, m.patiently(ctx, "row-level security", func() error { return m.isolate(ctx, as) })
 }
 
 type migrator struct {
@@ -104,11 +114,19 @@ func (m *migrator) versions(ctx context.Context) (current, floor int64, err erro
 // up applies what is missing. Each migration is a transaction of its own, so
 // that trying again goes on where it stopped.
 func (m *migrator) up(ctx context.Context, p *goose.Provider, current, target int64) error {
-	for try := 1; ; try++ {
+	return m.patiently(ctx, fmt.Sprintf("migrate schema from version %d to %d", current, target), func() error {
 		applied, err := p.Up(ctx)
 		for _, r := range applied {
 			m.log.Info("schema migrated", "version", r.Source.Version, "took", r.Duration)
 		}
+		return err
+	})
+}
+
+// patiently repeats what a table in use was in the way of.
+func (m *migrator) patiently(ctx context.Context, what string, do func() error) error {
+	for try := 1; ; try++ {
+		err := do()
 		switch {
 		case err == nil:
 			return nil
@@ -116,7 +134,7 @@ func (m *migrator) up(ctx context.Context, p *goose.Provider, current, target in
 			if !errors.Is(err, journal.ErrUnavailable) {
 				err = readError(ctx, err)
 			}
-			return fmt.Errorf("postgres: migrate schema from version %d to %d: %w", current, target, err)
+			return fmt.Errorf("postgres: %s: %w", what, err)
 		}
 		m.log.Info("schema migration waits for a table in use", "try", try)
 		select {

@@ -93,7 +93,7 @@ func TestH3_RollingUpgradeDoesNotStopTheNodesOfTheVersionBefore(t *testing.T) {
 		default:
 		}
 		var blocked bool
-		err := s.row(t.Context(), `SELECT EXISTS (SELECT 1 FROM pg_stat_activity
+		err := rowOf(t.Context(), root(t, s.commits), `SELECT EXISTS (SELECT 1 FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%ADD COLUMN shard%')`, nil, &blocked)
 		if check(t, err); blocked {
 			check(t, s.Append(t.Context(), f, journal.Batch{Head: head, Events: testEvents(head, 1, "behind the migration")}))
@@ -122,7 +122,7 @@ func TestH3_RollingUpgradeDoesNotStopTheNodesOfTheVersionBefore(t *testing.T) {
 
 func TestI13_EveryTableBeginsItsKeyWithTheTenant(t *testing.T) {
 	s := openAt(t, shared.Database(t))
-	bad, err := collect(t.Context(), s.commits, `
+	bad, err := collect(t.Context(), root(t, s.commits), `
 		SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE n.nspname = 'public' AND c.relkind = 'r' AND c.relname NOT IN ('schema_version', 'schema_floor', 'node_lease', 'cluster_view', 'cluster_secret')
 		  AND NOT EXISTS (SELECT 1 FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]

@@ -38,7 +38,7 @@ func (s *Store) SaveSnapshot(ctx context.Context, f journal.Fence, snap journal.
 	}
 	state, packed := s.codec.Pack(snap.State)
 	sum := int64(s.codec.Sum(snap.State))
-	return s.commits.write(ctx, func(ctx context.Context, q querier) error {
+	return s.commits.of(f.Identity.Tenant).write(ctx, func(ctx context.Context, q querier) error {
 		return saveSnapshotOn(ctx, q, f, snap.Seq, packed, sum, blob(state), blob(snap.Hash))
 	})
 }
@@ -67,7 +67,7 @@ func (s *Store) LoadSnapshot(ctx context.Context, id journal.Identity) (journal.
 		sum    int64
 		stored []byte
 	)
-	err := s.row(ctx, `
+	err := s.row(ctx, id.Tenant, `
 		SELECT seq, packed, state_sum, state, hash FROM snapshots WHERE tenant = $1 AND kind = $2 AND id = $3`,
 		[]any{id.Tenant, id.Kind, id.ID}, &snap.Seq, &packed, &sum, &stored, &snap.Hash)
 	if isNoRows(err) {

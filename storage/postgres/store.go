@@ -19,9 +19,10 @@ import (
 // one database, which any number of nodes share. Safe for concurrent use.
 type Store struct {
 	log     *slog.Logger
-	commits *pool // appends, acquisitions, reads
-	bulk    *pool // blobs, chunks, vectors, indexes, erasure, collection
-	leases  *pool // renewals and the view: never behind anything else
+	commits tenantPools // appends, acquisitions, reads
+	bulk    tenantPools // blobs, chunks, vectors, indexes, erasure
+	wide    *pool       // what concerns several tenants, by across only
+	leases  *pool       // renewals and the view: never behind anything else
 	ttl     time.Duration
 	view    atomic.Pointer[protocol.View] // the last one read, to decode each once
 	codec   *codec.Codec
@@ -49,13 +50,14 @@ var (
 // for it. Close the store when done.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	log := cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
-	if err := migrate(ctx, cfg, log); err != nil {
+	roles, err := migrate(ctx, cfg, log)
+	if err != nil {
 		return nil, err
 	}
 	s := &Store{log: log, collected: make(chan struct{}), append: appendStatements(),
 		ttl: cmp.Or(cfg.LeaseTTL, protocol.DefaultTiming().TTL)}
 	s.view.Store(&protocol.View{})
-	if err := s.open(ctx, cfg); err != nil {
+	if err := s.open(ctx, cfg, roles); err != nil {
 		s.release()
 		return nil, err
 	}
@@ -69,30 +71,33 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	return s, nil
 }
 
-func (s *Store) open(ctx context.Context, cfg Config) error {
+func (s *Store) open(ctx context.Context, cfg Config, as roles) error {
 	var err error
 	if s.codec, err = codec.New(); err != nil {
 		return err
 	}
-	commits, bulk, leases := cfg.shares()
-	if s.commits, err = openPool(ctx, cfg, commits, lockTimeout, commitTimeout); err != nil {
+	n := cfg.shares()
+	if s.commits.pool, err = openPool(ctx, cfg, as.tenant, n.commits, lockTimeout, commitTimeout); err != nil {
 		return err
 	}
-	if s.bulk, err = openPool(ctx, cfg, bulk, bulkLock, bulkTimeout); err != nil {
+	if s.bulk.pool, err = openPool(ctx, cfg, as.tenant, n.bulk, bulkLock, bulkTimeout); err != nil {
 		return err
 	}
-	if s.leases, err = openPool(ctx, cfg, leases, leaseLock, leaseTimeout); err != nil {
+	if s.wide, err = openPool(ctx, cfg, as.system, n.wide, bulkLock, bulkTimeout); err != nil {
+		return err
+	}
+	if s.leases, err = openPool(ctx, cfg, as.system, n.leases, leaseLock, leaseTimeout); err != nil {
 		return err
 	}
 	s.leases.timeout, s.leases.patience = leaseCall, leaseCall
-	return s.checkEncoding(ctx)
+	return errors.Join(s.checkEncoding(ctx), s.checkIsolation(ctx))
 }
 
 // checkEncoding refuses a database whose text is not UTF-8: keys would not come
 // back as they were.
 func (s *Store) checkEncoding(ctx context.Context) error {
 	var encoding string
-	err := s.commits.read(ctx, func(ctx context.Context, q querier) error {
+	err := s.across(forHealth).read(ctx, func(ctx context.Context, q querier) error {
 		return q.QueryRow(ctx, "SHOW server_encoding").Scan(&encoding)
 	})
 	if err == nil && encoding != "UTF8" {
@@ -103,7 +108,7 @@ func (s *Store) checkEncoding(ctx context.Context) error {
 
 // Ping tells whether the database answers.
 func (s *Store) Ping(ctx context.Context) error {
-	return s.commits.read(ctx, func(ctx context.Context, q querier) error {
+	return s.across(forHealth).read(ctx, func(ctx context.Context, q querier) error {
 		_, err := q.Exec(ctx, "SELECT 1")
 		return err
 	})
@@ -122,7 +127,7 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) release() {
-	for _, p := range []*pool{s.commits, s.bulk, s.leases} {
+	for _, p := range []*pool{s.commits.pool, s.bulk.pool, s.wide, s.leases} {
 		if p != nil {
 			p.Close()
 		}
@@ -153,7 +158,8 @@ func (o *outcomes) count(err error) {
 // Stats tells how the connections are used and how appends ended, since Open.
 type Stats struct {
 	Commits PoolStats // appends, acquisitions and reads
-	Bulk    PoolStats // blobs, chunks, vectors, indexes, erasure, collection
+	Bulk    PoolStats // blobs, chunks, vectors, indexes, erasure
+	Across  PoolStats // what concerns several tenants: due work, the audit, collection
 	Leases  PoolStats // renewals, changes and reads of the view
 
 	Appended    int64 // appends committed
@@ -167,21 +173,8 @@ type Stats struct {
 func (s *Store) Stats() Stats {
 	o := &s.outcomes
 	return Stats{
-		Commits: s.commits.stats(), Bulk: s.bulk.stats(), Leases: s.leases.stats(),
+		Commits: s.commits.pool.stats(), Bulk: s.bulk.pool.stats(), Across: s.wide.stats(), Leases: s.leases.stats(),
 		Appended: o.ok.Load(), Fenced: o.fenced.Load(), InDoubt: o.inDoubt.Load(),
 		Unavailable: o.unavailable.Load(), Refused: o.refused.Load(),
 	}
-}
-
-// row reads one row; pgx.ErrNoRows when there is none.
-func (s *Store) row(ctx context.Context, query string, args []any, dest ...any) error {
-	var err error
-	outer := s.commits.read(ctx, func(ctx context.Context, q querier) error {
-		err = q.QueryRow(ctx, query, args...).Scan(dest...)
-		return err
-	})
-	if isNoRows(err) {
-		return err
-	}
-	return outer
 }

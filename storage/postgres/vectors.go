@@ -51,7 +51,7 @@ func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scop
 		}
 		part := rows[:n]
 		rows = rows[n:]
-		err := s.bulk.write(ctx, func(ctx context.Context, q querier) error { return insertVectors(ctx, q, f, sc, model, part) })
+		err := s.bulk.of(sc.Tenant).write(ctx, func(ctx context.Context, q querier) error { return insertVectors(ctx, q, f, sc, model, part) })
 		if err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ func (s *Store) VectorsByHash(ctx context.Context, sc journal.Scope, model strin
 	if len(hashes) == 0 {
 		return out, nil
 	}
-	_, err := collect(ctx, s.bulk, `
+	_, err := collect(ctx, s.bulk.of(sc.Tenant), `
 		SELECT hash, space, data FROM vectors
 		WHERE tenant = $1 AND uid = $2 AND hash = ANY ($3::text[]) AND model = $4`,
 		[]any{sc.Tenant, sc.UID, hashes, model}, func(r pgx.CollectableRow) (struct{}, error) {

@@ -83,7 +83,7 @@ func TestI6_NothingGoesByAViewAfterTheNextOneIsCommitted_E5(t *testing.T) {
 // unlock takes the lock of the view out of a function.
 func unlock(t *testing.T, s *Store, function string) {
 	t.Helper()
-	check(t, s.commits.write(t.Context(), func(ctx context.Context, q querier) error {
+	check(t, root(t, s.commits).write(t.Context(), func(ctx context.Context, q querier) error {
 		var source string
 		if err := q.QueryRow(ctx, `SELECT pg_get_functiondef($1::regproc)`, function).Scan(&source); err != nil {
 			return err
@@ -103,7 +103,7 @@ func swapScript(t *testing.T, s *Store, next protocol.View, by protocol.NodeID, 
 	c, err := encodeView(next)
 	check(t, err)
 	var stamp time.Time
-	return newSession(t, s.commits, statement("BEGIN"), func(ctx context.Context, q querier) (err error) {
+	return newSession(t, root(t, s.commits), statement("BEGIN"), func(ctx context.Context, q querier) (err error) {
 		stamp, err = swapOn(ctx, q, next, c, by)
 		return err
 	}, func(ctx context.Context, q querier) error {
@@ -117,7 +117,7 @@ func swapScript(t *testing.T, s *Store, next protocol.View, by protocol.NodeID, 
 
 func playTwo(t *testing.T, s *Store, order string, o, n *session) {
 	t.Helper()
-	observer, err := s.bulk.conn(t.Context())
+	observer, err := root(t, s.bulk).conn(t.Context())
 	check(t, err)
 	defer observer.Release()
 	play(t.Context(), t, observer, order, map[rune]*session{'o': o, 'n': n})
@@ -126,7 +126,7 @@ func playTwo(t *testing.T, s *Store, order string, o, n *session) {
 // twoNodes gives a view of a and b with leases that hold, whatever was before.
 func twoNodes(t *testing.T, s *Store) protocol.View {
 	t.Helper()
-	check(t, s.commits.write(t.Context(), func(ctx context.Context, q querier) error {
+	check(t, root(t, s.commits).write(t.Context(), func(ctx context.Context, q querier) error {
 		_, err := q.Exec(ctx, "TRUNCATE node_lease, cluster_view")
 		return err
 	}))
@@ -144,7 +144,7 @@ func raceRenewal(t *testing.T, s *Store, order string) (old bool, err error) {
 		told, _, err = renewOn(ctx, q, renewal("b"), s.ttl, &v)
 		return err
 	}
-	playTwo(t, s, order, newSession(t, s.commits, renew), swapScript(t, s, next, nodeID("a"), &committed))
+	playTwo(t, s, order, newSession(t, root(t, s.commits), renew), swapScript(t, s, next, nodeID("a"), &committed))
 	rows, err := readLeases(t.Context(), s)
 	check(t, err)
 	begins := rows[nodeID("b")].Expires.Add(-s.ttl)
@@ -166,7 +166,7 @@ func raceBurial(t *testing.T, s *Store, order string) (renewed bool, err error) 
 	next, err := v.MarkDead([]protocol.NodeID{nodeID("b")})
 	check(t, err)
 	var committed time.Time
-	o := newSession(t, s.commits, statement("BEGIN"), func(ctx context.Context, q querier) error {
+	o := newSession(t, root(t, s.commits), statement("BEGIN"), func(ctx context.Context, q querier) error {
 		_, _, err := renewOn(ctx, q, renewal("b"), s.ttl, &protocol.View{})
 		return err
 	}, func(ctx context.Context, q querier) error {
@@ -195,7 +195,7 @@ func raceAcquisition(t *testing.T, s *Store, order string, known bool) (acquired
 	check(t, err)
 	var committed time.Time
 	f := journal.Fence{Identity: id, Activation: uuid.NewString(), Node: nodeID("a").String()}
-	o := newSession(t, s.commits, statement("BEGIN"), func(ctx context.Context, q querier) error {
+	o := newSession(t, root(t, s.commits), statement("BEGIN"), func(ctx context.Context, q querier) error {
 		return acquireOn(ctx, q, &f, new(int64), longPlaced(v, "a"), s.ttl)
 	}, func(ctx context.Context, q querier) error {
 		_, err := q.Exec(ctx, "COMMIT")
@@ -224,7 +224,7 @@ func TestRenewalBesideAChangeThatIsRolledBackTellsOfTheOldView(t *testing.T) {
 	check(t, err)
 	c, err := encodeView(next)
 	check(t, err)
-	conn, err := s.commits.conn(t.Context())
+	conn, err := root(t, s.commits).conn(t.Context())
 	check(t, err)
 	defer conn.Release()
 	tx, err := conn.Begin(t.Context())
