@@ -44,6 +44,14 @@
 // that jumps ahead by more than the tenth of a lease that nodes leave unused can
 // let a grain be taken over while its last owner still answers reads.
 //
+// # Tenants
+//
+// No session is the login. Tenants' statements run as a role that sees the rows of
+// the tenant named in front of each of them (scope.go); what concerns several tenants
+// runs as another one, over Store.across, for one of the reasons given there. A new
+// table needs a column tenant and gets the rest by itself at the next start, or a
+// place in the list of isolation_test.go.
+//
 // # Limits and meanings
 //
 // Waiting is bounded by the settings of each session: lock_timeout 1 s,

@@ -101,11 +101,11 @@ func TestB1_I13_NoStatementReachesAnotherTenantsRows(t *testing.T) {
 	for _, table := range tables {
 		for who, p := range map[string]tenantPool{"another tenant": other, "nobody": nobody} {
 			for name, sql := range map[string]string{
-				"reads":    "SELECT count(*) FROM " + table,
-				"updates":  "UPDATE " + table + " SET tenant = tenant",
-				"deletes":  "DELETE FROM " + table,
-				"deletes ": "DELETE FROM " + table + " WHERE tenant = 'acme'",
-				"takes":    "UPDATE " + table + " SET tenant = 'globex' WHERE tenant = 'acme'",
+				"reads":           "SELECT count(*) FROM " + table,
+				"updates":         "UPDATE " + table + " SET tenant = tenant",
+				"deletes":         "DELETE FROM " + table,
+				"deletes by name": "DELETE FROM " + table + " WHERE tenant = 'acme'",
+				"takes":           "UPDATE " + table + " SET tenant = 'globex' WHERE tenant = 'acme'",
 			} {
 				n, err := runAs(t.Context(), p, sql)
 				if strings.HasPrefix(sql, "SELECT") {

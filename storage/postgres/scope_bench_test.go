@@ -17,7 +17,9 @@ import (
 // is plain over isolated in time: 1 is that it costs nothing.
 func BenchmarkIsolation(b *testing.B) {
 	s, _ := benchStores(b)
-	id := func(w int) journal.Identity { return journal.Identity{Kind: "kb", Tenant: "acme", ID: fmt.Sprint("k", w)} }
+	id := func(w int) journal.Identity {
+		return journal.Identity{Kind: "kb", Tenant: "acme", ID: fmt.Sprint("k", w)}
+	}
 	const grains = 64
 	fences := make([]journal.Fence, grains)
 	heads := make([]int64, grains)
