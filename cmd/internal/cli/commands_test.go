@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/emptypb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
 )
@@ -148,6 +149,8 @@ func script(req proto.Message) (proto.Message, error) {
 			}
 		}
 		return res, nil
+	case *granaryv1.GetUsageRequest:
+		return &granaryv1.GetUsageResponse{Usage: sampleUsage()}, nil
 	case *granaryv1.GetTenantRequest:
 		return &granaryv1.GetTenantResponse{Tenant: sampleTenant()}, nil
 	case *granaryv1.UpdateTenantConfigRequest:
@@ -156,6 +159,20 @@ func script(req proto.Message) (proto.Message, error) {
 		return &granaryv1.UpdateTenantConfigResponse{Tenant: t}, nil
 	}
 	return nil, connect.NewError(connect.CodeUnimplemented, fmt.Sprintf("no script for %T", req))
+}
+
+func sampleUsage() *granaryv1.Usage {
+	at := func(minute int) *timestamppb.Timestamp {
+		return timestamppb.New(time.Date(2026, 3, 4, 5, minute, 0, 0, time.UTC))
+	}
+	return &granaryv1.Usage{Quotas: []*granaryv1.Quota{
+		{Metric: "api_calls_per_hour", Limit: 1250, Base: 1000, BurstAvailable: 250, Used: 412, GrantedUnused: 8, Remaining: 830,
+			WindowStart: at(0), ResetTime: timestamppb.New(time.Date(2026, 3, 4, 6, 0, 0, 0, time.UTC))},
+		{Metric: "vector_operations_per_minute", Limit: 100, Base: 100, Used: 100, WindowStart: at(6), ResetTime: at(7)},
+		{Metric: "storage_bytes", Limit: 10_000_000_000, Base: 10_000_000_000, Used: 1_234_567_890, Remaining: 8_765_432_110},
+		{Metric: "documents_per_knowledge_base", Limit: 1000, Base: 1000, Used: 12, Remaining: 988, KnowledgeBase: "knowledgeBases/handbook"},
+		{Metric: "of_a_newer_server", Limit: 3, Base: 3, Used: 1, Remaining: 2},
+	}}
 }
 
 // Every command prints a table on a terminal and plain lines in a pipe.
@@ -177,6 +194,7 @@ func TestOutputOfEveryCommandMatchesItsGoldenFiles(t *testing.T) {
 		"search_explain": {"search", "handbook", "parental leave", "--explain"},
 		"tenant_get":     {"tenant", "get"},
 		"tenant_config":  {"tenant", "config", "--set", "retrieval.mode=keyword", "--unset", "retrieval.top_n"},
+		"usage":          {"usage"},
 		"version":        {"version"},
 	}
 	for name, args := range cases {
@@ -230,6 +248,9 @@ func TestJSONParsesAsTheResponse(t *testing.T) {
 		{[]string{"search", "handbook", "x"}, &granaryv1.SearchResponse{}, func(m proto.Message) bool { return proto.Equal(m, sampleAnswer()) }},
 		{[]string{"tenant", "get"}, &granaryv1.GetTenantResponse{}, nil},
 		{[]string{"tenant", "config"}, &granaryv1.GetTenantResponse{}, nil},
+		{[]string{"usage", "--timeout=9s"}, &granaryv1.GetUsageResponse{}, func(m proto.Message) bool {
+			return proto.Equal(m, &granaryv1.GetUsageResponse{Usage: sampleUsage()})
+		}},
 	}
 	f := &fake{answer: script}
 	url := f.serve(t, false)

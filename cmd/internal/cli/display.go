@@ -112,6 +112,9 @@ func (d *display) progress(p *granaryv1.Progress) {
 	if p.GetFraction() > 0 {
 		d.current += fmt.Sprintf(" %.0f%%", p.GetFraction()*100)
 	}
+	if w := p.GetWaitReason(); w != "" {
+		d.current += ", waits: " + oneLine(w)
+	}
 	d.draw(false)
 }
 

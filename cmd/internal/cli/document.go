@@ -138,6 +138,7 @@ func (o *output) documentOf(res proto.Message, d *granaryv1.Document) error {
 		{"title", d.GetTitle()},
 		{"version", fmt.Sprint(d.GetVersion())},
 		{"state", progressText(d)},
+		{"waits", waitText(d.GetWaitReason(), d.GetWaitUntil())},
 		{"error", errorText(d.GetError())},
 		{"searchable", searchable},
 		{"chunks", fmt.Sprintf("%d, %d with vectors", d.GetChunkCount(), d.GetEmbeddedChunkCount())},

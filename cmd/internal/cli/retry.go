@@ -76,6 +76,8 @@ func (s *session) hopeless(err error) bool {
 		return true
 	case connect.CodeNotFound:
 		return detailsOf(rpc).reason == kb.ReasonKnowledgeBaseNotFound
+	case connect.CodeResourceExhausted:
+		return detailsOf(rpc).reason == kb.ReasonCallLimit
 	}
 	return isDialError(err)
 }

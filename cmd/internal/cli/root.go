@@ -113,7 +113,7 @@ func Root(env Env) *cobra.Command {
   granary search handbook "how do I take parental leave"`,
 	})
 	root.AddCommand(a.kbCommand(), a.docCommand(), a.watchCommand(), a.searchCommand(),
-		a.tenantCommand(), a.clusterCommand(), a.versionCommand())
+		a.tenantCommand(), a.usageCommand(), a.clusterCommand(), a.versionCommand())
 	root.AddCommand(a.env.ExtraCommands...)
 	root.SetIn(a.env.Stdin)
 	root.SetOut(a.env.Stdout)

@@ -71,6 +71,9 @@ func (o *output) watched(msg *granaryv1.WatchEventsResponse) error {
 	if p.GetRetryTime() != nil {
 		line += "  next try " + stamp(p.GetRetryTime())
 	}
+	if w := waitText(p.GetWaitReason(), p.GetWaitUntil()); w != "" {
+		line += "  waits: " + w
+	}
 	return o.printf("%s\n", o.paint(dim, oneLineKeepingGaps(line)))
 }
 

@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
+)
+
+func (a *app) usageCommand() *cobra.Command {
+	return a.client(&cobra.Command{
+		Use:   "usage",
+		Short: "Show what your tenant has used of its limits",
+		Long: "Shows each limit, what is used and what is left of it. Limits of calls and of vector operations are counted in\n" +
+			"windows of time (UTC), and renewed when one ends. A tenant that stayed below its limit has saved a burst, which\n" +
+			"LEFT has in it. What is granted ahead to a node and not used shows as neither used nor left.",
+		Example: `  granary usage
+  granary usage --json | jq -r '.usage.quotas[] | .metric + " " + .used'`,
+		Args: cobra.NoArgs,
+		RunE: a.run(func(ctx context.Context, s *session, out *output, _ []string) error {
+			res, err := call(ctx, s, s.tenants.GetUsage, &granaryv1.GetUsageRequest{})
+			if err != nil {
+				return err
+			}
+			if out.json {
+				return out.message(res)
+			}
+			return out.usage(res.GetUsage())
+		}),
+	})
+}
+
+// usage prints one line for each limit.
+func (o *output) usage(u *granaryv1.Usage) error {
+	var rows [][]cell
+	for _, q := range u.GetQuotas() {
+		number := o.number
+		if q.GetMetric() == "storage_bytes" {
+			number = o.bytesText
+		}
+		left := cell{text: number(q.GetRemaining())}
+		if q.GetRemaining() <= 0 {
+			left.style = red
+		}
+		burst := "-"
+		if q.GetWindowStart() != nil {
+			burst = number(q.GetBurstAvailable())
+		}
+		row := cells(metricText(q), number(q.GetUsed()), number(q.GetBase()))
+		row = append(row, left)
+		rows = append(rows, append(row, cells(burst, stamp(q.GetResetTime()))...))
+	}
+	return o.table([]string{"LIMIT", "USED", "OF", "LEFT", "BURST", "RENEWED"}, rows)
+}
+
+// metricText names a limit, and the knowledge base it is of if each has its own.
+func metricText(q *granaryv1.Quota) string {
+	text := strings.ReplaceAll(q.GetMetric(), "_", " ")
+	if id := q.GetKnowledgeBase(); id != "" {
+		text += " (" + shortKB(id) + ")"
+	}
+	return text
+}
+
+// number prints a count; one beyond all use is no limit.
+func (o *output) number(n int64) string {
+	if n >= 1<<40 {
+		return "unlimited"
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+// waitText says why a document waits, and until when.
+func waitText(reason string, until *timestamppb.Timestamp) string {
+	if reason == "" || until == nil {
+		return oneLine(reason)
+	}
+	return oneLine(reason) + ", until " + stamp(until)
+}
