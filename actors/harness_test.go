@@ -46,6 +46,7 @@ type setup struct {
 	children int
 	waker    bool
 	tier     kb.Tier
+	metered  bool // calls and vector operations are counted
 	asker    func(actors.Asker) actors.Asker // decorates what the grains ask with
 	trim     time.Duration
 	idle     time.Duration
@@ -95,7 +96,7 @@ func (w *world) start() {
 	w.grains = actors.NewGrains(actors.Deps{Node: "node-1", Store: &store{w.disk, f}, Blobs: &blobs{w.disk, f}, Counters: w.disk,
 		Chunks: &chunks{w.disk, f}, Asker: grainAsker, Parser: parser{f}, Fetcher: fetcher{f}, Embedder: embedder{f},
 		Slots: actors.NewScheduler(orDefault(w.setup.slots, 4)), Logger: log, Tier: w.setup.tier,
-		ChildrenPerKB: w.setup.children, Retry: w.setup.retry, Jitter: func() float64 { return 0 }})
+		ChildrenPerKB: w.setup.children, Retry: w.setup.retry, Jitter: func() float64 { return 0 }, Meters: w.meters()})
 	var err error
 	w.node, err = cluster.New(cluster.Config{Name: "node-1", Logger: log, MailboxSize: 2048,
 		Kinds:     []cluster.Kind{{Name: actors.KindTenant, New: w.grains.New}, {Name: actors.KindKB, New: w.grains.New}},
