@@ -90,20 +90,22 @@ type Meters interface {
 
 // Deps is everything the grains of a node share.
 type Deps struct {
-	Node     string // name of this node, for people
-	Store    journal.Store
-	Blobs    journal.BlobStore
-	Chunks   journal.ChunkStore
-	Counters journal.CounterStore
-	Asker    Asker
-	Owner    Ownership // nil: the node is alone
-	Parser   Parser
-	Fetcher  Fetcher
-	Embedder Embedder
-	Slots    *Scheduler
-	Meters   Meters // nil: nothing is counted
-	Logger   *slog.Logger
-	Tier     kb.Tier // tier of tenants nothing else is known of
+	Node      string // name of this node, for people
+	Store     journal.Store
+	Blobs     journal.BlobStore
+	Chunks    journal.ChunkStore
+	Counters  journal.CounterStore
+	Directory journal.Directory
+	Shredder  Shredder // nil: nothing is encrypted
+	Asker     Asker
+	Owner     Ownership // nil: the node is alone
+	Parser    Parser
+	Fetcher   Fetcher
+	Embedder  Embedder
+	Slots     *Scheduler
+	Meters    Meters // nil: nothing is counted
+	Logger    *slog.Logger
+	Tier      kb.Tier // tier of tenants nothing else is known of
 
 	ChildrenPerKB int            // documents a knowledge base processes at a time; 0 means 8
 	Retry         kb.RetryPolicy // zero means kb.DefaultRetry

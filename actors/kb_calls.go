@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"time"
+
 	"granary.dev/granary/actors/kb"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
@@ -34,7 +36,7 @@ func reads(m *nodev1.KnowledgeBaseCall) bool {
 	switch m.GetOperation().(type) {
 	case *nodev1.KnowledgeBaseCall_Get, *nodev1.KnowledgeBaseCall_GetDocument, *nodev1.KnowledgeBaseCall_ListDocuments,
 		*nodev1.KnowledgeBaseCall_ListChunks, *nodev1.KnowledgeBaseCall_GetText, *nodev1.KnowledgeBaseCall_Search,
-		*nodev1.KnowledgeBaseCall_ReadEvents:
+		*nodev1.KnowledgeBaseCall_ReadEvents, *nodev1.KnowledgeBaseCall_Erased:
 		return true
 	}
 	return false
@@ -69,11 +71,18 @@ func (g *kbGrain) serve(c call, m *nodev1.KnowledgeBaseCall) {
 		g.withSettings(orReply(c, func() { g.search(c, op.Search, false) }))
 	case *nodev1.KnowledgeBaseCall_ReadEvents:
 		g.readEvents(c, op.ReadEvents)
+	case *nodev1.KnowledgeBaseCall_Erased:
+		if g.kb.Phase() != kb.PhaseNone {
+			g.answer(c, errorReply(kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "not erased yet").After(time.Second)))
+			return
+		}
+		g.answer(c, doneReply())
 	case *nodev1.KnowledgeBaseCall_Wake:
 		g.tell(&wakeMsg{})
 		c.Reply(&nodev1.KnowledgeBaseReply{Revision: g.committed, Result: &nodev1.KnowledgeBaseReply_Done{Done: &nodev1.Done{}}}, nil)
 	case *nodev1.KnowledgeBaseCall_TenantChanged:
 		g.setSettings(op.TenantChanged)
+		g.tell(&wakeMsg{})
 		c.Reply(&nodev1.KnowledgeBaseReply{Revision: g.committed, Result: &nodev1.KnowledgeBaseReply_Done{Done: &nodev1.Done{}}}, nil)
 	default:
 		g.handleWrite(c, m)

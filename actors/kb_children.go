@@ -52,6 +52,13 @@ func (g *kbGrain) startDue(ctx actor.Context) {
 		g.askSettings()
 		return
 	}
+	if w.settings.state > kb.TenantActive {
+		// Paused. Whoever was not told of the end of it asks from time to time.
+		if g.deps.Now().Sub(w.settings.at) > settingsFresh {
+			g.askSettings()
+		}
+		return
+	}
 	limit := min(g.deps.ChildrenPerKB, max(1, int(w.settings.limits.ConcurrentProcessing)))
 	now := g.deps.Now()
 	var later []string

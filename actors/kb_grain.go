@@ -84,10 +84,12 @@ type wait struct {
 
 // settings is what a knowledge base knows of its tenant.
 type settings struct {
-	version int64
-	config  kb.Config
-	limits  kb.Limits
-	at      time.Time
+	version  int64
+	revision int64 // of the tenant's journal
+	config   kb.Config
+	limits   kb.Limits
+	state    kb.TenantState
+	at       time.Time
 }
 
 func newKBGrain(d *Deps, id journal.Identity) *kbGrain {

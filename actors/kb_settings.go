@@ -103,10 +103,10 @@ func (g *kbGrain) receiveSettings(m *settingsMsg) {
 // setSettings takes settings unless newer ones are there.
 func (g *kbGrain) setSettings(s *nodev1.TenantSettings) {
 	w := g.busy()
-	if w.settings != nil && w.settings.version > s.GetVersion() {
+	if w.settings != nil && w.settings.revision > s.GetRevision() {
 		return
 	}
-	w.settings = &settings{version: s.GetVersion(), config: configOf(s.GetDefaultConfig()), limits: limitsOf(s.GetLimits()), at: g.deps.Now()}
+	w.settings = &settings{version: s.GetVersion(), revision: s.GetRevision(), state: kb.TenantState(s.GetState()), config: configOf(s.GetDefaultConfig()), limits: limitsOf(s.GetLimits()), at: g.deps.Now()}
 }
 
 // unlist runs beside the mailbox.

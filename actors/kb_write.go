@@ -35,7 +35,10 @@ func (g *kbGrain) decideAndReply(c call, m *nodev1.KnowledgeBaseCall, key *journ
 		g.settleKey(key)
 		return
 	}
-	d, err := g.decide(m)
+	var d decision
+	if err = g.admits(m); err == nil {
+		d, err = g.decide(m)
+	}
 	if err == nil && len(d.events) > 0 && !validateOnly(m) {
 		g.commitDecision(c, m, key, d)
 		return
@@ -50,6 +53,15 @@ func (g *kbGrain) decideAndReply(c call, m *nodev1.KnowledgeBaseCall, key *journ
 		g.answer(c, d.reply())
 	}
 	g.settleKey(key)
+}
+
+// admits refuses what clients write while their tenant is not active: a gateway may
+// not have heard of it yet.
+func (g *kbGrain) admits(m *nodev1.KnowledgeBaseCall) error {
+	if m.GetHeader().GetInternal() {
+		return nil
+	}
+	return g.work.settings.state.Admits()
 }
 
 // settleKey ends what a call without a commit held under its key.

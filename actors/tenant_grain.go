@@ -21,6 +21,11 @@ type tenantGrain struct {
 	counters    []journal.Counter // as loaded
 	rates       *tenantRates      // nil until something is counted
 	subscribers []string          // ids of the knowledge bases that asked for the settings, sorted
+	used        map[string]int64  // last uses of API keys, seconds since 1970
+
+	purging    bool // a purge is under way
+	purgeTimer *time.Timer
+	endPurge   func()
 }
 
 func newTenantGrain(d *Deps, id journal.Identity) *tenantGrain {
@@ -48,9 +53,24 @@ func (g *tenantGrain) Receive(ctx actor.Context) {
 	case *committedMsg:
 		g.settled(ctx, m)
 	case *actor.Stopping:
+		g.endWork()
 		g.stopped()
+	case *purgeMsg:
+		g.purgeWhenDue()
+	case *purgedMsg:
+		g.purged(m)
 	default:
 		g.receiveLife(ctx)
+	}
+}
+
+// endWork ends what runs beside the mailbox.
+func (g *tenantGrain) endWork() {
+	if g.purgeTimer != nil {
+		g.purgeTimer.Stop()
+	}
+	if g.endPurge != nil {
+		g.endPurge()
 	}
 }
 
@@ -83,7 +103,7 @@ func (g *tenantGrain) receiveLife(ctx actor.Context) {
 		g.log().Warn("the drain took too long and is cut off")
 		ctx.Stop(g.self)
 	case interface{ PassivateRequested() }:
-		if g.phase == phaseActive && g.quiet() && g.reads == nil && g.broken == nil {
+		if g.phase == phaseActive && g.quiet() && g.reads == nil && g.broken == nil && !g.purging {
 			g.leave()
 		}
 	case interface{ DrainRequested() }:
@@ -101,6 +121,7 @@ func (g *tenantGrain) handOver(ctx actor.Context) {
 		ctx.Stop(g.self) // what the load still acquires it gives back
 	case g.phase == phaseActive && g.broken == nil:
 		g.failReads(movedError())
+		g.endWork()
 		if g.quiet() {
 			g.leave()
 		}
@@ -126,8 +147,12 @@ func (g *tenantGrain) loaded(ctx actor.Context, m *loadedMsg) {
 		return
 	}
 	g.tenant = m.state.(tenantState).Tenant
-	g.counters, g.rates = m.counters, nil
-	for _, c := range g.begin(m) {
+	g.counters, g.rates, g.used = m.counters, nil, usesOf(m.counters)
+	waiting := g.begin(m)
+	// A row that is there stays until this activation knows better.
+	g.wakeSet = g.owes()
+	g.purgeWhenDue()
+	for _, c := range waiting {
 		g.handle(c)
 	}
 }
@@ -150,7 +175,7 @@ func (g *tenantGrain) settled(ctx actor.Context, m *committedMsg) {
 		ctx.Stop(g.self)
 		return
 	}
-	g.flush(false)
+	g.flush(g.owes())
 	if g.stopping && g.quiet() && g.phase == phaseActive {
 		g.leave()
 	}
@@ -234,6 +259,7 @@ func (g *tenantGrain) serve(c call, m *nodev1.TenantCall) {
 			return g.tenant.Unregister(op.Unregister.GetId(), op.Unregister.GetUid())
 		}, false)
 	case *nodev1.TenantCall_Wake:
+		g.purgeWhenDue()
 		g.answer(c, tenantDone())
 	default:
 		if !g.serveAccess(c, m) && !g.serveAdmin(c, m) && !g.serveRates(c, m) && !g.serveStorage(c, m) && !g.serveSlots(c, m) {
@@ -293,7 +319,7 @@ func (g *tenantGrain) record(c call, h *nodev1.Header, events []kb.Event, answer
 	}
 	w.answer = orReply(c, answer)
 	w.done = w.answer
-	g.flush(false)
+	g.flush(g.owes())
 }
 
 func (g *tenantGrain) updateConfig(c call, h *nodev1.Header, r *granaryv1.UpdateTenantConfigRequest, proven bool) {
@@ -351,16 +377,12 @@ func (g *tenantGrain) publish(s *nodev1.TenantSettings, then func()) {
 }
 
 func (g *tenantGrain) settings() *nodev1.TenantSettings {
-	return &nodev1.TenantSettings{Version: g.tenant.ConfigVersion(), DefaultConfig: configProto(g.tenant.Config()),
-		Limits: limitsProto(g.tenant.Limits())}
+	return &nodev1.TenantSettings{Version: g.tenant.ConfigVersion(), Revision: g.tenant.Revision(), DefaultConfig: configProto(g.tenant.Config()),
+		Limits: limitsProto(g.tenant.Limits()), State: granaryv1.TenantState(g.tenant.State())}
 }
 
 func (g *tenantGrain) tenantReply() *nodev1.TenantReply {
-	t := g.tenant
-	return &nodev1.TenantReply{Result: &nodev1.TenantReply_Tenant{Tenant: &granaryv1.Tenant{
-		Name: "tenants/" + t.ID(), Tier: string(t.Tier()), Limits: limitsProto(t.Limits()),
-		DefaultConfig: configProto(t.Config()), ConfigVersion: t.ConfigVersion(), Etag: t.Etag(),
-		State: granaryv1.TenantState_TENANT_STATE_ACTIVE}}}
+	return &nodev1.TenantReply{Result: &nodev1.TenantReply_Tenant{Tenant: g.tenantProto()}}
 }
 
 // list gives the knowledge bases the caller may view.

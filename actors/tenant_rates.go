@@ -134,7 +134,7 @@ func (g *tenantGrain) reserve(m kb.Meter, r *rateMeter, rec kb.RateRecord, then 
 		}
 		r.wake(err)
 	}
-	g.flush(false)
+	g.flush(g.owes())
 }
 
 func (r *rateMeter) wake(err error) {
@@ -169,7 +169,7 @@ func (g *tenantGrain) spareRates() bool {
 			g.tell(&sparedMsg{})
 		}
 	}
-	g.flush(false)
+	g.flush(g.owes())
 	return true
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect/v2"
 	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/gateway/apikey"
 )
 
 // maxTokenBytes bounds what is hashed and parsed for somebody not known yet.
@@ -47,7 +48,7 @@ func unauthenticated() *kb.Error {
 // holder may use a method.
 type caller struct {
 	// verify notes who it is in the call and tells when the credential ends.
-	verify func(ctx context.Context, token string, c *call) (time.Time, error)
+	verify func(ctx context.Context, spec connect.Spec, token string, c *call) (time.Time, error)
 	may    func(c *call, need permission) bool
 	// count counts the call, whatever becomes of it from here; nil: it is not limited.
 	count func(ctx context.Context, info *connect.CallInfo) error
@@ -80,7 +81,7 @@ func (g *Gateway) admit(next connect.ServerFunc, who caller) connect.ServerFunc 
 		if !ok {
 			return errors.New("gateway: call without call info")
 		}
-		expires, err := g.identify(ctx, info.RequestHeader().Values("Authorization"), who)
+		expires, err := g.identify(ctx, spec, info.RequestHeader().Values("Authorization"), who)
 		if err != nil {
 			if kb.Is(err, kb.ReasonUnauthenticated) {
 				info.ResponseHeader().Set("WWW-Authenticate", `Bearer realm="granary"`)
@@ -107,7 +108,7 @@ func (g *Gateway) admit(next connect.ServerFunc, who caller) connect.ServerFunc 
 	}
 }
 
-func (g *Gateway) identify(ctx context.Context, headers []string, who caller) (time.Time, error) {
+func (g *Gateway) identify(ctx context.Context, spec connect.Spec, headers []string, who caller) (time.Time, error) {
 	if len(headers) != 1 {
 		return time.Time{}, unauthenticated()
 	}
@@ -115,33 +116,45 @@ func (g *Gateway) identify(ctx context.Context, headers []string, who caller) (t
 	if !ok {
 		return time.Time{}, unauthenticated()
 	}
-	expires, err := who.verify(ctx, token, callOf(ctx))
+	expires, err := who.verify(ctx, spec, token, callOf(ctx))
 	if err == nil && !expires.IsZero() && !g.now().Before(expires) {
 		err = errors.New("the verified credential has ended")
 	}
-	if err == nil || ctx.Err() != nil || isUnavailable(err) {
+	if err == nil || ctx.Err() != nil || isUnavailable(err) || isLockedOut(err) {
 		return expires, err
 	}
 	g.log.DebugContext(ctx, "credential refused", slog.String("request_id", callOf(ctx).requestID), slog.Any("error", err))
 	return time.Time{}, unauthenticated()
 }
 
-func (g *Gateway) verifyPrincipal(ctx context.Context, token string, c *call) (time.Time, error) {
-	p, err := g.cfg.Verifier.Verify(ctx, token)
+func (g *Gateway) verifyPrincipal(ctx context.Context, spec connect.Spec, token string, c *call) (time.Time, error) {
+	p, err := g.principal(ctx, spec, token)
 	if err == nil && !p.Valid() {
 		err = errors.New("the verified principal has no fit tenant or subject")
 	}
 	if err != nil {
 		return time.Time{}, err
 	}
-	if p.Grants == nil {
-		p.Grants = tokenGrants(p)
-	}
 	c.principal = p
 	return p.Expires, nil
 }
 
-func (g *Gateway) verifyOperator(ctx context.Context, token string, c *call) (time.Time, error) {
+// principal is who holds a token or an API key, and what they may do.
+func (g *Gateway) principal(ctx context.Context, spec connect.Spec, token string) (Principal, error) {
+	if strings.HasPrefix(token, apikey.Prefix) {
+		if len(g.cfg.KeyPepper) < minPepper {
+			return Principal{}, errKey
+		}
+		return g.admitKey(ctx, token)
+	}
+	p, err := g.cfg.Verifier.Verify(ctx, token)
+	if err != nil || !p.Valid() {
+		return p, err
+	}
+	return g.admitToken(ctx, spec, p)
+}
+
+func (g *Gateway) verifyOperator(ctx context.Context, _ connect.Spec, token string, c *call) (time.Time, error) {
 	if g.cfg.Operators == nil {
 		return time.Time{}, errors.New("this server knows no operators")
 	}
@@ -166,6 +179,11 @@ func (who caller) authorize(c *call, procedure string) error {
 			With("required_role", need.role)
 	}
 	return nil
+}
+
+// isLockedOut tells the refusals of good credentials of a tenant that is not active.
+func isLockedOut(err error) bool {
+	return kb.Is(err, kb.ReasonTenantSuspended) || kb.Is(err, kb.ReasonTenantDeleted)
 }
 
 func isUnavailable(err error) bool {

@@ -24,6 +24,7 @@ const (
 	MaxUpload = 64 << 20
 
 	minUploadKey     = 32
+	minPepper        = 32
 	compressMinBytes = 1 << 10 // below it compression costs more CPU than it saves bytes
 	readMaxBytes     = 1 << 20 // most requests are far smaller
 	streamMaxBytes   = 3 << 20 // 1 MiB of data, also as base64 in JSON, with room
@@ -46,6 +47,16 @@ type Config struct {
 
 	// Meters counts the calls of tenants; nil: nobody does.
 	Meters Meters
+
+	// KeyPepper makes the MACs of API keys: at least 32 random bytes, the same on all
+	// nodes and for ever. Without it no API key is good, nor can be made.
+	KeyPepper Secret
+	// RefuseUnknownTenants refuses tenants that no operator created, as bad
+	// credentials; else one comes to be by its first use.
+	RefuseUnknownTenants bool
+
+	// Tenants lists all tenants for operators.
+	Tenants TenantDirectory
 
 	// UploadKey signs the tokens of uploads in parts: at least 32 random bytes,
 	// the same on all nodes.
@@ -123,8 +134,12 @@ type Gateway struct {
 	base     context.Context // parent of all requests' contexts
 	cancel   context.CancelCauseFunc
 	inFlight atomic.Int64 // HTTP requests being served
-	shutdown sync.Once
-	stopped  chan struct{} // closed when shutdown is done
+
+	standings  standings
+	keyUses    keyUses
+	background sync.WaitGroup // questions beside calls
+	shutdown   sync.Once
+	stopped    chan struct{} // closed when shutdown is done
 }
 
 // New checks cfg and builds the gateway; it starts nothing.
@@ -162,6 +177,7 @@ func (g *Gateway) apiServer() *connect.Server {
 	s := connect.NewServer(requestID, g.accessLog, g.audited, g.encodeErrors, recoverPanics,
 		g.deadline, g.authenticate, g.validate, cacheReads)
 	granaryv1connect.RegisterTenantServiceHandler(s, tenants{g})
+	granaryv1connect.RegisterAccessServiceHandler(s, access{g})
 	granaryv1connect.RegisterKnowledgeBaseServiceHandler(s, knowledgeBases{g})
 	granaryv1connect.RegisterDocumentServiceHandler(s, documents{g})
 	granaryv1connect.RegisterSearchServiceHandler(s, searches{g})
@@ -177,6 +193,7 @@ func (g *Gateway) operatorServer() *connect.Server {
 		g.deadline, g.authenticateOperator, g.validate, neverCached)
 	granaryv1connect.RegisterClusterServiceHandler(s, operations{g})
 	granaryv1connect.RegisterEncryptionServiceHandler(s, encryption{operations{g}})
+	granaryv1connect.RegisterTenantAdminServiceHandler(s, tenantAdmin{operations{g}})
 	s.SetUnknownHandler(unknownMethod)
 	return s
 }

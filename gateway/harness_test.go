@@ -44,9 +44,18 @@ type grains struct {
 	mu     sync.Mutex
 	calls  []asked
 	script func(ctx context.Context, a asked) (proto.Message, error)
+	access func(tenant string, q *nodev1.GetAccess) (proto.Message, error) // nil: everybody is welcome
 }
 
 func (g *grains) Ask(ctx context.Context, kind, tenant, id string, msg proto.Message) (proto.Message, error) {
+	if m, ok := msg.(*nodev1.TenantCall); ok && m.GetGetAccess() != nil {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.access != nil {
+			return g.access(tenant, m.GetGetAccess())
+		}
+		return &nodev1.TenantReply{Result: &nodev1.TenantReply_Access{Access: &nodev1.Access{}}}, nil
+	}
 	a := asked{kind, tenant, id, proto.Clone(msg)}
 	g.mu.Lock()
 	g.calls = append(g.calls, a)

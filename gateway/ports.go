@@ -96,14 +96,23 @@ var tenantPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 // digits and hyphens, no hyphen at either end.
 func ValidTenant(id string) bool { return tenantPattern.MatchString(id) }
 
-// keySubject begins the subject of an API key, and of nothing else.
-const keySubject = "key:"
+// Beginnings of subjects that no token may have: an API key's, and an operator's as
+// a tenant's journal names it.
+const (
+	keySubject      = "key:"
+	operatorSubject = "operator:"
+)
+
+// reserved reports whether a subject is one that no token may have.
+func reserved(subject string) bool {
+	return subject == systemSubject || strings.HasPrefix(subject, keySubject) || strings.HasPrefix(subject, operatorSubject)
+}
 
 // Valid reports whether tenant and subject are fit to address and record with.
 // A token cannot take the name of an API key, nor anybody that of the cluster.
 func (p Principal) Valid() bool {
-	return ValidTenant(p.Tenant) && validSubject(p.Subject) && p.Subject != "system" &&
-		strings.HasPrefix(p.Subject, keySubject) == (p.KeyID != "")
+	return ValidTenant(p.Tenant) && validSubject(p.Subject) &&
+		(!reserved(p.Subject) || p.KeyID != "" && p.Subject == keySubject+p.KeyID)
 }
 
 func validSubject(s string) bool {

@@ -91,6 +91,7 @@ func (g *Gateway) stop(ctx context.Context) error {
 	defer cancel()
 	err := g.server.Shutdown(ctx)
 	g.endCalls()
+	g.background.Wait()
 	if err == nil {
 		return nil
 	}

@@ -58,6 +58,15 @@ const (
 	ReasonUnauthenticated       = "UNAUTHENTICATED"
 	ReasonPermission            = "PERMISSION_DENIED"
 	ReasonRequestInvalid        = "REQUEST_INVALID"
+	ReasonTenantSuspended       = "TENANT_SUSPENDED"
+	ReasonTenantDeleted         = "TENANT_DELETED"
+	ReasonTenantNotFound        = "TENANT_NOT_FOUND"
+	ReasonTenantExists          = "TENANT_EXISTS"
+	ReasonWorkspaceNotFound     = "WORKSPACE_NOT_FOUND"
+	ReasonWorkspaceExists       = "WORKSPACE_EXISTS"
+	ReasonWorkspaceNotEmpty     = "WORKSPACE_NOT_EMPTY"
+	ReasonKeyNotFound           = "API_KEY_NOT_FOUND"
+	ReasonTooMany               = "TOO_MANY"
 
 	// What only operators of a cluster are told.
 	ReasonClusterSingleNode  = "CLUSTER_SINGLE_NODE"

@@ -212,7 +212,7 @@ func newEvent(typ string) Event { //nolint:cyclop // one flat table
 	case "tenant.kb_unregistered":
 		return &KBUnregistered{}
 	}
-	return nil
+	return newTenantEvent(typ)
 }
 
 // EncodeEvent gives the stored form of an event.

@@ -1,6 +1,7 @@
 package kb
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -11,11 +12,17 @@ import (
 // Tenant is the state of a tenant: the fold of its events. Not safe for concurrent use.
 type Tenant struct {
 	id       string
-	tier     Tier
+	tier     Tier // of tenants that no operator gave another
+	life     tenantLife
 	config   Config
 	version  int64
 	revision int64
+	erased   int64     // revision of the last erasure: what was before is another tenant's
 	kbs      []KBEntry // sorted by id; most tenants have few, so a map would be mostly empty
+
+	keys       []APIKey    // by id
+	bindings   []Binding   // by subject and place
+	workspaces []Workspace // by id
 }
 
 // KBEntry is a knowledge base in its tenant's list.
@@ -34,7 +41,7 @@ func NewTenant(id string, tier Tier) *Tenant { return &Tenant{id: id, tier: tier
 func (t *Tenant) ID() string { return t.id }
 
 // Tier is the tenant's subscription.
-func (t *Tenant) Tier() Tier { return t.tier }
+func (t *Tenant) Tier() Tier { return cmp.Or(t.life.Tier, t.tier) }
 
 // Config is the tenant's default configuration.
 func (t *Tenant) Config() Config { return t.config }
@@ -45,16 +52,20 @@ func (t *Tenant) ConfigVersion() int64 { return t.version }
 // Revision is the sequence number of the last applied event.
 func (t *Tenant) Revision() int64 { return t.revision }
 
-// Etag changes with the default configuration.
-func (t *Tenant) Etag() string { return fmt.Sprintf("%s-%d", t.id, t.version) }
+// Known reports whether anything was ever decided for the tenant.
+func (t *Tenant) Known() bool { return t.revision > t.erased }
 
-// Limits are those of the tier; an unknown tier has the smallest.
+// Etag changes with the default configuration and with all that operators set.
+func (t *Tenant) Etag() string { return fmt.Sprintf("%s-%d-%d", t.id, t.version, t.life.Version) }
+
+// Limits are those of the tier, but for those an operator set; an unknown tier
+// has the smallest.
 func (t *Tenant) Limits() Limits {
-	l, ok := LimitsOf(t.tier)
+	l, ok := LimitsOf(t.Tier())
 	if !ok {
 		l, _ = LimitsOf(TierStarter)
 	}
-	return l
+	return l.override(t.life.Overrides)
 }
 
 // Configure decides a new default configuration.
@@ -131,10 +142,22 @@ func (t *Tenant) Apply(seq int64, e Event) error {
 			t.kbs = slices.Delete(t.kbs, at, at+1)
 		}
 	default:
-		return fmt.Errorf("kb: event %d (%s) is not a tenant's", seq, e.Type())
+		if !t.applyLife(e) && !t.applyAccess(e) {
+			return fmt.Errorf("kb: event %d (%s) is not a tenant's", seq, e.Type())
+		}
 	}
 	t.revision = seq
 	return nil
+}
+
+// ResetTo makes this the state of an erased tenant: nothing but its revision.
+func (t *Tenant) ResetTo(revision int64) {
+	*t = Tenant{id: t.id, tier: t.tier, revision: revision, erased: revision}
+}
+
+// Remains is what must be remembered of a tenant while it is erased: that it is.
+func (t *Tenant) Remains() *Tenant {
+	return &Tenant{id: t.id, tier: t.tier, revision: t.revision, life: tenantLife{Purging: true, PurgeAt: t.life.PurgeAt}}
 }
 
 // put lists a knowledge base, in the place of one of the same id.
@@ -148,17 +171,22 @@ func (t *Tenant) put(e KBEntry) {
 }
 
 type tenantImage struct {
-	Format   int       `json:"format"`
-	Config   Config    `json:"config,omitzero"`
-	Version  int64     `json:"version,omitempty"`
-	Revision int64     `json:"revision"`
-	KBs      []KBEntry `json:"kbs,omitempty"`
+	Format     int         `json:"format"`
+	Life       tenantLife  `json:"life,omitzero"`
+	Config     Config      `json:"config,omitzero"`
+	Version    int64       `json:"version,omitempty"`
+	Revision   int64       `json:"revision"`
+	Erased     int64       `json:"erased,omitempty"`
+	KBs        []KBEntry   `json:"kbs,omitempty"`
+	Keys       []APIKey    `json:"keys,omitempty"`
+	Bindings   []Binding   `json:"bindings,omitempty"`
+	Workspaces []Workspace `json:"workspaces,omitempty"`
 }
 
 // Freeze captures the state for encoding; see [KB.Freeze].
 func (t *Tenant) Freeze() func() ([]byte, error) {
-	im := tenantImage{Format: imageFormat, Config: t.config, Version: t.version, Revision: t.revision}
-	im.KBs, _ = t.List("", len(t.kbs))
+	im := tenantImage{Format: imageFormat, Life: t.life, Config: t.config, Version: t.version, Revision: t.revision, Erased: t.erased,
+		KBs: slices.Clone(t.kbs), Keys: slices.Clone(t.keys), Bindings: slices.Clone(t.bindings), Workspaces: slices.Clone(t.workspaces)}
 	return func() ([]byte, error) { return json.Marshal(im) }
 }
 
@@ -171,7 +199,8 @@ func RestoreTenant(id string, tier Tier, data []byte) (*Tenant, error) {
 	if im.Format != imageFormat {
 		return nil, fmt.Errorf("kb: tenant snapshot format %d is unknown to this release", im.Format)
 	}
-	t := &Tenant{id: id, tier: tier, config: im.Config, version: im.Version, revision: im.Revision}
+	t := &Tenant{id: id, tier: tier, life: im.Life, config: im.Config, version: im.Version, revision: im.Revision, erased: im.Erased,
+		keys: im.Keys, bindings: im.Bindings, workspaces: im.Workspaces}
 	for _, e := range im.KBs {
 		t.put(e)
 	}

@@ -28,8 +28,12 @@ type asker struct {
 func repeatable(m proto.Message) bool {
 	switch m := m.(type) {
 	case *nodev1.TenantCall:
-		_, changes := m.GetOperation().(*nodev1.TenantCall_UpdateConfig)
-		return !changes
+		switch m.GetOperation().(type) {
+		case *nodev1.TenantCall_UpdateConfig, *nodev1.TenantCall_CreateWorkspace, *nodev1.TenantCall_CreateTenant, *nodev1.TenantCall_UpdateTenant,
+			*nodev1.TenantCall_SuspendTenant, *nodev1.TenantCall_ResumeTenant, *nodev1.TenantCall_DeleteTenant, *nodev1.TenantCall_UndeleteTenant:
+			return false
+		}
+		return true
 	case *nodev1.KnowledgeBaseCall:
 		switch m.GetOperation().(type) {
 		case *nodev1.KnowledgeBaseCall_Create, *nodev1.KnowledgeBaseCall_Update, *nodev1.KnowledgeBaseCall_Delete,

@@ -49,6 +49,7 @@ type Config struct {
 	// who the client is, for the audit. Default: none.
 	TrustedProxies []string       `yaml:"trusted_proxies"`
 	Auth           AuthConfig     `yaml:"auth"`
+	Tenants        TenantsConfig  `yaml:"tenants"`
 	TLS            TLSConfig      `yaml:"tls"`
 	Fetch          FetchConfig    `yaml:"fetch"`
 	Parse          ParseConfig    `yaml:"parse"`
@@ -63,6 +64,13 @@ type Config struct {
 type AuthConfig struct {
 	// KeyFile holds the Ed25519 key that signs tokens. With Dev: Data/dev-key.
 	KeyFile string `yaml:"key_file"`
+}
+
+// TenantsConfig says who is a tenant.
+type TenantsConfig struct {
+	// RefuseUnknown refuses tenants that no operator created; else a tenant comes to
+	// be by the first use of a good token.
+	RefuseUnknown bool `yaml:"refuse_unknown"`
 }
 
 // TLSConfig says how the API is encrypted on the wire.

@@ -42,6 +42,7 @@ type Node struct {
 	audit    *audit.Log
 	auth     *auth.Authority
 	uploads  gateway.Secret
+	pepper   gateway.Secret // of API keys
 	asker    *asker
 	meters   *tokens.Holder
 	listener net.Listener
@@ -115,7 +116,7 @@ func (n *Node) startGrains(ctx context.Context) error {
 	n.asker = &asker{}
 	own := &ownership{}
 	n.meters = tokens.New(n.cfg.Node+"#"+uuid.NewString(), lessor{n.asker})
-	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Counters: n.store, Asker: n.asker,
+	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Counters: n.store, Directory: n.store, Shredder: n.sealed, Asker: n.asker,
 		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Meters: n.meters, Logger: n.log, Tier: kb.Tier(n.cfg.Tier)}
 	if n.cfg.shared() {
 		deps.Owner = own
@@ -228,7 +229,8 @@ func (n *Node) startGateway(ctx context.Context) error {
 		return nil // a node that serves no clients
 	}
 	var err error
-	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, Cluster: n.operators(), Keys: keys{n.sealed}, UploadKey: n.uploads, Logger: n.log,
+	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, Cluster: n.operators(), Keys: keys{n.sealed}, Tenants: tenantList{n.store}, KeyPepper: n.pepper,
+		RefuseUnknownTenants: n.cfg.Tenants.RefuseUnknown, UploadKey: n.uploads, Logger: n.log,
 		Audit: n.audit, TrustedProxies: n.cfg.proxies,
 		Meters:  n.meters,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})

@@ -3,10 +3,13 @@ package node
 import (
 	"context"
 	"crypto/hkdf"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
@@ -121,9 +124,70 @@ func (n *Node) openAuthority(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if n.pepper, err = n.keyPepper(ctx); err != nil {
+		return err
+	}
 	// All nodes that share the signing key share the key of upload tokens.
 	n.uploads, err = hkdf.Key(sha256.New, key, nil, "granary upload tokens 1", 32)
 	return err
+}
+
+// keyPepper is what the MACs of API keys are made with: a secret of the store, or of
+// the data folder, that outlives every signing key.
+func (n *Node) keyPepper(ctx context.Context) ([]byte, error) {
+	fresh := func() ([]byte, error) {
+		b := make([]byte, 32)
+		_, err := rand.Read(b)
+		return b, err
+	}
+	if n.cfg.shared() {
+		return n.secret(ctx, "api-key-pepper", fresh)
+	}
+	path := filepath.Join(n.cfg.Data, "api-key-pepper")
+	b, err := os.ReadFile(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		if err == nil && len(b) != 32 {
+			err = fmt.Errorf("%s is not what a server made", path)
+		}
+		return b, err
+	}
+	if b, err = fresh(); err != nil {
+		return nil, err
+	}
+	return b, atomicFile(path, b)
+}
+
+// atomicFile writes a file that is there whole or not at all, for its owner only.
+func atomicFile(path string, data []byte) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	f, err := os.Open(tmp)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// tenantList lists tenants by their owner rows.
+type tenantList struct{ journal.Directory }
+
+// TenantIDs implements gateway.TenantDirectory.
+func (d tenantList) TenantIDs(ctx context.Context, after string, limit int) ([]string, error) {
+	q := journal.OwnerQuery{Kind: actors.KindTenant, Limit: limit}
+	if after != "" {
+		q.After = journal.Identity{Kind: actors.KindTenant, Tenant: after, ID: after}
+	}
+	owners, err := d.Owners(ctx, q)
+	ids := make([]string, len(owners))
+	for i, o := range owners {
+		ids[i] = o.Identity.Tenant
+	}
+	return ids, err
 }
 
 // kinds are the grains a node hosts.

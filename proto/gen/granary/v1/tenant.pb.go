@@ -173,8 +173,17 @@ type Tenant struct {
 	ConfigVersion int64       `protobuf:"varint,5,opt,name=config_version,json=configVersion,proto3" json:"config_version,omitempty"`
 	Etag          string      `protobuf:"bytes,6,opt,name=etag,proto3" json:"etag,omitempty"`
 	State         TenantState `protobuf:"varint,7,opt,name=state,proto3,enum=granary.v1.TenantState" json:"state,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DisplayName   string      `protobuf:"bytes,8,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	// Limits an operator set for this tenant alone; 0 is the tier's. limits has what holds.
+	LimitOverrides *TenantLimits `protobuf:"bytes,9,opt,name=limit_overrides,json=limitOverrides,proto3" json:"limit_overrides,omitempty"`
+	// Why it is suspended. For operators only.
+	SuspendReason string `protobuf:"bytes,10,opt,name=suspend_reason,json=suspendReason,proto3" json:"suspend_reason,omitempty"`
+	// When a deleted tenant is erased.
+	PurgeTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=purge_time,json=purgeTime,proto3" json:"purge_time,omitempty"`
+	// An operator created it; else it came to be by its first use.
+	CreatedByOperator bool `protobuf:"varint,12,opt,name=created_by_operator,json=createdByOperator,proto3" json:"created_by_operator,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Tenant) Reset() {
@@ -254,6 +263,41 @@ func (x *Tenant) GetState() TenantState {
 		return x.State
 	}
 	return TenantState_TENANT_STATE_UNSPECIFIED
+}
+
+func (x *Tenant) GetDisplayName() string {
+	if x != nil {
+		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *Tenant) GetLimitOverrides() *TenantLimits {
+	if x != nil {
+		return x.LimitOverrides
+	}
+	return nil
+}
+
+func (x *Tenant) GetSuspendReason() string {
+	if x != nil {
+		return x.SuspendReason
+	}
+	return ""
+}
+
+func (x *Tenant) GetPurgeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PurgeTime
+	}
+	return nil
+}
+
+func (x *Tenant) GetCreatedByOperator() bool {
+	if x != nil {
+		return x.CreatedByOperator
+	}
+	return false
 }
 
 // What is used of one limit.
@@ -713,7 +757,7 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\x1cdocuments_per_knowledge_base\x18\x02 \x01(\x03R\x19documentsPerKnowledgeBase\x12#\n" +
 	"\rstorage_bytes\x18\x03 \x01(\x03R\fstorageBytes\x12+\n" +
 	"\x12api_calls_per_hour\x18\x04 \x01(\x03R\x0fapiCallsPerHour\x12?\n" +
-	"\x1cvector_operations_per_minute\x18\x05 \x01(\x03R\x19vectorOperationsPerMinute\"\x87\x02\n" +
+	"\x1cvector_operations_per_minute\x18\x05 \x01(\x03R\x19vectorOperationsPerMinute\"\xff\x03\n" +
 	"\x06Tenant\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04tier\x18\x02 \x01(\tR\x04tier\x120\n" +
@@ -721,7 +765,14 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\x0edefault_config\x18\x04 \x01(\v2\x12.granary.v1.ConfigR\rdefaultConfig\x12%\n" +
 	"\x0econfig_version\x18\x05 \x01(\x03R\rconfigVersion\x12\x12\n" +
 	"\x04etag\x18\x06 \x01(\tR\x04etag\x12-\n" +
-	"\x05state\x18\a \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\"\xec\x02\n" +
+	"\x05state\x18\a \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\x12!\n" +
+	"\fdisplay_name\x18\b \x01(\tR\vdisplayName\x12A\n" +
+	"\x0flimit_overrides\x18\t \x01(\v2\x18.granary.v1.TenantLimitsR\x0elimitOverrides\x12%\n" +
+	"\x0esuspend_reason\x18\n" +
+	" \x01(\tR\rsuspendReason\x129\n" +
+	"\n" +
+	"purge_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tpurgeTime\x12.\n" +
+	"\x13created_by_operator\x18\f \x01(\bR\x11createdByOperator\"\xec\x02\n" +
 	"\x05Quota\x12\x16\n" +
 	"\x06metric\x18\x01 \x01(\tR\x06metric\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\x03R\x05limit\x12\x12\n" +
@@ -795,24 +846,26 @@ var file_granary_v1_tenant_proto_depIdxs = []int32{
 	1,  // 0: granary.v1.Tenant.limits:type_name -> granary.v1.TenantLimits
 	11, // 1: granary.v1.Tenant.default_config:type_name -> granary.v1.Config
 	0,  // 2: granary.v1.Tenant.state:type_name -> granary.v1.TenantState
-	12, // 3: granary.v1.Quota.window_start:type_name -> google.protobuf.Timestamp
-	12, // 4: granary.v1.Quota.reset_time:type_name -> google.protobuf.Timestamp
-	3,  // 5: granary.v1.Usage.quotas:type_name -> granary.v1.Quota
-	4,  // 6: granary.v1.GetUsageResponse.usage:type_name -> granary.v1.Usage
-	2,  // 7: granary.v1.GetTenantResponse.tenant:type_name -> granary.v1.Tenant
-	11, // 8: granary.v1.UpdateTenantConfigRequest.default_config:type_name -> granary.v1.Config
-	2,  // 9: granary.v1.UpdateTenantConfigResponse.tenant:type_name -> granary.v1.Tenant
-	7,  // 10: granary.v1.TenantService.GetTenant:input_type -> granary.v1.GetTenantRequest
-	5,  // 11: granary.v1.TenantService.GetUsage:input_type -> granary.v1.GetUsageRequest
-	9,  // 12: granary.v1.TenantService.UpdateTenantConfig:input_type -> granary.v1.UpdateTenantConfigRequest
-	8,  // 13: granary.v1.TenantService.GetTenant:output_type -> granary.v1.GetTenantResponse
-	6,  // 14: granary.v1.TenantService.GetUsage:output_type -> granary.v1.GetUsageResponse
-	10, // 15: granary.v1.TenantService.UpdateTenantConfig:output_type -> granary.v1.UpdateTenantConfigResponse
-	13, // [13:16] is the sub-list for method output_type
-	10, // [10:13] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	1,  // 3: granary.v1.Tenant.limit_overrides:type_name -> granary.v1.TenantLimits
+	12, // 4: granary.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
+	12, // 5: granary.v1.Quota.window_start:type_name -> google.protobuf.Timestamp
+	12, // 6: granary.v1.Quota.reset_time:type_name -> google.protobuf.Timestamp
+	3,  // 7: granary.v1.Usage.quotas:type_name -> granary.v1.Quota
+	4,  // 8: granary.v1.GetUsageResponse.usage:type_name -> granary.v1.Usage
+	2,  // 9: granary.v1.GetTenantResponse.tenant:type_name -> granary.v1.Tenant
+	11, // 10: granary.v1.UpdateTenantConfigRequest.default_config:type_name -> granary.v1.Config
+	2,  // 11: granary.v1.UpdateTenantConfigResponse.tenant:type_name -> granary.v1.Tenant
+	7,  // 12: granary.v1.TenantService.GetTenant:input_type -> granary.v1.GetTenantRequest
+	5,  // 13: granary.v1.TenantService.GetUsage:input_type -> granary.v1.GetUsageRequest
+	9,  // 14: granary.v1.TenantService.UpdateTenantConfig:input_type -> granary.v1.UpdateTenantConfigRequest
+	8,  // 15: granary.v1.TenantService.GetTenant:output_type -> granary.v1.GetTenantResponse
+	6,  // 16: granary.v1.TenantService.GetUsage:output_type -> granary.v1.GetUsageResponse
+	10, // 17: granary.v1.TenantService.UpdateTenantConfig:output_type -> granary.v1.UpdateTenantConfigResponse
+	15, // [15:18] is the sub-list for method output_type
+	12, // [12:15] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_tenant_proto_init() }

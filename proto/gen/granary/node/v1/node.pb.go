@@ -713,6 +713,43 @@ func (x *ReadEventsResult) GetUid() string {
 	return ""
 }
 
+// Asks whether the name is free of all data: Done, or UNAVAILABLE while it is being erased.
+type CheckErased struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckErased) Reset() {
+	*x = CheckErased{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckErased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckErased) ProtoMessage() {}
+
+func (x *CheckErased) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckErased.ProtoReflect.Descriptor instead.
+func (*CheckErased) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{9}
+}
+
 // Work is due; sent by the owner's scan of wake-ups.
 type Wake struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -723,7 +760,7 @@ type Wake struct {
 
 func (x *Wake) Reset() {
 	*x = Wake{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[9]
+	mi := &file_granary_node_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -735,7 +772,7 @@ func (x *Wake) String() string {
 func (*Wake) ProtoMessage() {}
 
 func (x *Wake) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[9]
+	mi := &file_granary_node_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -748,7 +785,7 @@ func (x *Wake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wake.ProtoReflect.Descriptor instead.
 func (*Wake) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Wake) GetKeys() []string {
@@ -774,7 +811,7 @@ type ReadExport struct {
 
 func (x *ReadExport) Reset() {
 	*x = ReadExport{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[10]
+	mi := &file_granary_node_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +823,7 @@ func (x *ReadExport) String() string {
 func (*ReadExport) ProtoMessage() {}
 
 func (x *ReadExport) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[10]
+	mi := &file_granary_node_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +836,7 @@ func (x *ReadExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadExport.ProtoReflect.Descriptor instead.
 func (*ReadExport) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReadExport) GetExport() string {
@@ -844,7 +881,7 @@ type ExportPage struct {
 
 func (x *ExportPage) Reset() {
 	*x = ExportPage{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[11]
+	mi := &file_granary_node_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +893,7 @@ func (x *ExportPage) String() string {
 func (*ExportPage) ProtoMessage() {}
 
 func (x *ExportPage) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[11]
+	mi := &file_granary_node_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +906,7 @@ func (x *ExportPage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportPage.ProtoReflect.Descriptor instead.
 func (*ExportPage) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ExportPage) GetExport() string {
@@ -921,7 +958,7 @@ type ExportDocument struct {
 
 func (x *ExportDocument) Reset() {
 	*x = ExportDocument{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[12]
+	mi := &file_granary_node_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +970,7 @@ func (x *ExportDocument) String() string {
 func (*ExportDocument) ProtoMessage() {}
 
 func (x *ExportDocument) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[12]
+	mi := &file_granary_node_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +983,7 @@ func (x *ExportDocument) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportDocument.ProtoReflect.Descriptor instead.
 func (*ExportDocument) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ExportDocument) GetSpec() *v1.DocumentSpec {
@@ -988,7 +1025,7 @@ type CheckExport struct {
 
 func (x *CheckExport) Reset() {
 	*x = CheckExport{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[13]
+	mi := &file_granary_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1037,7 @@ func (x *CheckExport) String() string {
 func (*CheckExport) ProtoMessage() {}
 
 func (x *CheckExport) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[13]
+	mi := &file_granary_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1050,7 @@ func (x *CheckExport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckExport.ProtoReflect.Descriptor instead.
 func (*CheckExport) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CheckExport) GetExport() string {
@@ -1039,7 +1076,7 @@ type CheckExportResult struct {
 
 func (x *CheckExportResult) Reset() {
 	*x = CheckExportResult{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	mi := &file_granary_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1088,7 @@ func (x *CheckExportResult) String() string {
 func (*CheckExportResult) ProtoMessage() {}
 
 func (x *CheckExportResult) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[14]
+	mi := &file_granary_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1101,7 @@ func (x *CheckExportResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckExportResult.ProtoReflect.Descriptor instead.
 func (*CheckExportResult) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CheckExportResult) GetErased() []string {
@@ -1087,7 +1124,7 @@ type BeginImport struct {
 
 func (x *BeginImport) Reset() {
 	*x = BeginImport{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	mi := &file_granary_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1136,7 @@ func (x *BeginImport) String() string {
 func (*BeginImport) ProtoMessage() {}
 
 func (x *BeginImport) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[15]
+	mi := &file_granary_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1149,7 @@ func (x *BeginImport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginImport.ProtoReflect.Descriptor instead.
 func (*BeginImport) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BeginImport) GetCreate() *v1.CreateKnowledgeBaseRequest {
@@ -1139,7 +1176,7 @@ type EndImport struct {
 
 func (x *EndImport) Reset() {
 	*x = EndImport{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	mi := &file_granary_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1188,7 @@ func (x *EndImport) String() string {
 func (*EndImport) ProtoMessage() {}
 
 func (x *EndImport) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	mi := &file_granary_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1201,7 @@ func (x *EndImport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndImport.ProtoReflect.Descriptor instead.
 func (*EndImport) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EndImport) GetUid() string {
@@ -1182,7 +1219,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	mi := &file_granary_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1231,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	mi := &file_granary_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1244,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 type KnowledgeBaseCall struct {
@@ -1235,6 +1272,7 @@ type KnowledgeBaseCall struct {
 	//	*KnowledgeBaseCall_CheckExport
 	//	*KnowledgeBaseCall_BeginImport
 	//	*KnowledgeBaseCall_EndImport
+	//	*KnowledgeBaseCall_Erased
 	Operation     isKnowledgeBaseCall_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1242,7 +1280,7 @@ type KnowledgeBaseCall struct {
 
 func (x *KnowledgeBaseCall) Reset() {
 	*x = KnowledgeBaseCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[18]
+	mi := &file_granary_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1292,7 @@ func (x *KnowledgeBaseCall) String() string {
 func (*KnowledgeBaseCall) ProtoMessage() {}
 
 func (x *KnowledgeBaseCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[18]
+	mi := &file_granary_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1305,7 @@ func (x *KnowledgeBaseCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBaseCall.ProtoReflect.Descriptor instead.
 func (*KnowledgeBaseCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KnowledgeBaseCall) GetHeader() *Header {
@@ -1464,6 +1502,15 @@ func (x *KnowledgeBaseCall) GetEndImport() *EndImport {
 	return nil
 }
 
+func (x *KnowledgeBaseCall) GetErased() *CheckErased {
+	if x != nil {
+		if x, ok := x.Operation.(*KnowledgeBaseCall_Erased); ok {
+			return x.Erased
+		}
+	}
+	return nil
+}
+
 type isKnowledgeBaseCall_Operation interface {
 	isKnowledgeBaseCall_Operation()
 }
@@ -1548,6 +1595,10 @@ type KnowledgeBaseCall_EndImport struct {
 	EndImport *EndImport `protobuf:"bytes,26,opt,name=end_import,json=endImport,proto3,oneof"`
 }
 
+type KnowledgeBaseCall_Erased struct {
+	Erased *CheckErased `protobuf:"bytes,28,opt,name=erased,proto3,oneof"`
+}
+
 func (*KnowledgeBaseCall_Create) isKnowledgeBaseCall_Operation() {}
 
 func (*KnowledgeBaseCall_Get) isKnowledgeBaseCall_Operation() {}
@@ -1588,6 +1639,8 @@ func (*KnowledgeBaseCall_BeginImport) isKnowledgeBaseCall_Operation() {}
 
 func (*KnowledgeBaseCall_EndImport) isKnowledgeBaseCall_Operation() {}
 
+func (*KnowledgeBaseCall_Erased) isKnowledgeBaseCall_Operation() {}
+
 type KnowledgeBaseReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Committed revision of the knowledge base.
@@ -1613,7 +1666,7 @@ type KnowledgeBaseReply struct {
 
 func (x *KnowledgeBaseReply) Reset() {
 	*x = KnowledgeBaseReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[19]
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1625,7 +1678,7 @@ func (x *KnowledgeBaseReply) String() string {
 func (*KnowledgeBaseReply) ProtoMessage() {}
 
 func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[19]
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1638,7 +1691,7 @@ func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBaseReply.ProtoReflect.Descriptor instead.
 func (*KnowledgeBaseReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KnowledgeBaseReply) GetRevision() int64 {
@@ -1846,14 +1899,16 @@ type TenantSettings struct {
 	DefaultConfig *v1.Config             `protobuf:"bytes,2,opt,name=default_config,json=defaultConfig,proto3" json:"default_config,omitempty"`
 	Limits        *v1.TenantLimits       `protobuf:"bytes,3,opt,name=limits,proto3" json:"limits,omitempty"`
 	// Nothing is processed while the tenant is not active.
-	State         v1.TenantState `protobuf:"varint,4,opt,name=state,proto3,enum=granary.v1.TenantState" json:"state,omitempty"`
+	State v1.TenantState `protobuf:"varint,4,opt,name=state,proto3,enum=granary.v1.TenantState" json:"state,omitempty"`
+	// Orders what is sent: of the tenant's journal.
+	Revision      int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TenantSettings) Reset() {
 	*x = TenantSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +1920,7 @@ func (x *TenantSettings) String() string {
 func (*TenantSettings) ProtoMessage() {}
 
 func (x *TenantSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +1933,7 @@ func (x *TenantSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantSettings.ProtoReflect.Descriptor instead.
 func (*TenantSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *TenantSettings) GetVersion() int64 {
@@ -1909,6 +1964,13 @@ func (x *TenantSettings) GetState() v1.TenantState {
 	return v1.TenantState(0)
 }
 
+func (x *TenantSettings) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // What a gateway must know of a caller: by the id of an API key, or by the
 // subject of a token.
 type GetAccess struct {
@@ -1921,7 +1983,7 @@ type GetAccess struct {
 
 func (x *GetAccess) Reset() {
 	*x = GetAccess{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1933,7 +1995,7 @@ func (x *GetAccess) String() string {
 func (*GetAccess) ProtoMessage() {}
 
 func (x *GetAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1946,7 +2008,7 @@ func (x *GetAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAccess.ProtoReflect.Descriptor instead.
 func (*GetAccess) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetAccess) GetKeyId() string {
@@ -1978,7 +2040,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2052,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2065,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Access) GetState() v1.TenantState {
@@ -2050,7 +2112,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2062,7 +2124,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2075,7 +2137,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *KeyRecord) GetId() string {
@@ -2106,6 +2168,67 @@ func (x *KeyRecord) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// Makes a key good whose text and MAC the gateway made.
+type CreateKey struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Request       *v1.CreateApiKeyRequest `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	Id            string                  `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Mac           []byte                  `protobuf:"bytes,3,opt,name=mac,proto3" json:"mac,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateKey) Reset() {
+	*x = CreateKey{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateKey) ProtoMessage() {}
+
+func (x *CreateKey) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateKey.ProtoReflect.Descriptor instead.
+func (*CreateKey) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *CreateKey) GetRequest() *v1.CreateApiKeyRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *CreateKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CreateKey) GetMac() []byte {
+	if x != nil {
+		return x.Mac
+	}
+	return nil
+}
+
 // Tells when keys were last used, in batches.
 type ReportKeyUse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2116,7 +2239,7 @@ type ReportKeyUse struct {
 
 func (x *ReportKeyUse) Reset() {
 	*x = ReportKeyUse{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[24]
+	mi := &file_granary_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2251,7 @@ func (x *ReportKeyUse) String() string {
 func (*ReportKeyUse) ProtoMessage() {}
 
 func (x *ReportKeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[24]
+	mi := &file_granary_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2264,7 @@ func (x *ReportKeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportKeyUse.ProtoReflect.Descriptor instead.
 func (*ReportKeyUse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReportKeyUse) GetUses() []*KeyUse {
@@ -2162,7 +2285,7 @@ type KeyUse struct {
 
 func (x *KeyUse) Reset() {
 	*x = KeyUse{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	mi := &file_granary_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2297,7 @@ func (x *KeyUse) String() string {
 func (*KeyUse) ProtoMessage() {}
 
 func (x *KeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	mi := &file_granary_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2310,7 @@ func (x *KeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
 func (*KeyUse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *KeyUse) GetKeyId() string {
@@ -2222,7 +2345,7 @@ type GetSettings struct {
 
 func (x *GetSettings) Reset() {
 	*x = GetSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[26]
+	mi := &file_granary_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2357,7 @@ func (x *GetSettings) String() string {
 func (*GetSettings) ProtoMessage() {}
 
 func (x *GetSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[26]
+	mi := &file_granary_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2370,7 @@ func (x *GetSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettings.ProtoReflect.Descriptor instead.
 func (*GetSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetSettings) GetSubscriber() string {
@@ -2270,7 +2393,7 @@ type RegisterKnowledgeBase struct {
 
 func (x *RegisterKnowledgeBase) Reset() {
 	*x = RegisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[27]
+	mi := &file_granary_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2405,7 @@ func (x *RegisterKnowledgeBase) String() string {
 func (*RegisterKnowledgeBase) ProtoMessage() {}
 
 func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[27]
+	mi := &file_granary_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2418,7 @@ func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*RegisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RegisterKnowledgeBase) GetId() string {
@@ -2343,7 +2466,7 @@ type UnregisterKnowledgeBase struct {
 
 func (x *UnregisterKnowledgeBase) Reset() {
 	*x = UnregisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[28]
+	mi := &file_granary_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +2478,7 @@ func (x *UnregisterKnowledgeBase) String() string {
 func (*UnregisterKnowledgeBase) ProtoMessage() {}
 
 func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[28]
+	mi := &file_granary_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2368,7 +2491,7 @@ func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*UnregisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *UnregisterKnowledgeBase) GetId() string {
@@ -2416,7 +2539,7 @@ type LeaseTokens struct {
 
 func (x *LeaseTokens) Reset() {
 	*x = LeaseTokens{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[29]
+	mi := &file_granary_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2428,7 +2551,7 @@ func (x *LeaseTokens) String() string {
 func (*LeaseTokens) ProtoMessage() {}
 
 func (x *LeaseTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[29]
+	mi := &file_granary_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2441,7 +2564,7 @@ func (x *LeaseTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseTokens.ProtoReflect.Descriptor instead.
 func (*LeaseTokens) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LeaseTokens) GetMeter() string {
@@ -2544,7 +2667,7 @@ type TokenLease struct {
 
 func (x *TokenLease) Reset() {
 	*x = TokenLease{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[30]
+	mi := &file_granary_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2679,7 @@ func (x *TokenLease) String() string {
 func (*TokenLease) ProtoMessage() {}
 
 func (x *TokenLease) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[30]
+	mi := &file_granary_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +2692,7 @@ func (x *TokenLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenLease.ProtoReflect.Descriptor instead.
 func (*TokenLease) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TokenLease) GetLessor() string {
@@ -2649,6 +2772,24 @@ type TenantCall struct {
 	//	*TenantCall_Wake
 	//	*TenantCall_GetAccess
 	//	*TenantCall_ReportKeyUse
+	//	*TenantCall_CreateKey
+	//	*TenantCall_GetKey
+	//	*TenantCall_ListKeys
+	//	*TenantCall_RevokeKey
+	//	*TenantCall_BindRole
+	//	*TenantCall_UnbindRole
+	//	*TenantCall_ListRoles
+	//	*TenantCall_CreateWorkspace
+	//	*TenantCall_ListWorkspaces
+	//	*TenantCall_UpdateWorkspace
+	//	*TenantCall_DeleteWorkspace
+	//	*TenantCall_CreateTenant
+	//	*TenantCall_UpdateTenant
+	//	*TenantCall_SuspendTenant
+	//	*TenantCall_ResumeTenant
+	//	*TenantCall_DeleteTenant
+	//	*TenantCall_UndeleteTenant
+	//	*TenantCall_DescribeTenant
 	//	*TenantCall_LeaseTokens
 	//	*TenantCall_GetUsage
 	Operation     isTenantCall_Operation `protobuf_oneof:"operation"`
@@ -2658,7 +2799,7 @@ type TenantCall struct {
 
 func (x *TenantCall) Reset() {
 	*x = TenantCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[31]
+	mi := &file_granary_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2670,7 +2811,7 @@ func (x *TenantCall) String() string {
 func (*TenantCall) ProtoMessage() {}
 
 func (x *TenantCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[31]
+	mi := &file_granary_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2683,7 +2824,7 @@ func (x *TenantCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantCall.ProtoReflect.Descriptor instead.
 func (*TenantCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *TenantCall) GetHeader() *Header {
@@ -2781,6 +2922,168 @@ func (x *TenantCall) GetReportKeyUse() *ReportKeyUse {
 	return nil
 }
 
+func (x *TenantCall) GetCreateKey() *CreateKey {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_CreateKey); ok {
+			return x.CreateKey
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetGetKey() *v1.GetApiKeyRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_GetKey); ok {
+			return x.GetKey
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetListKeys() *v1.ListApiKeysRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_ListKeys); ok {
+			return x.ListKeys
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetRevokeKey() *v1.RevokeApiKeyRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_RevokeKey); ok {
+			return x.RevokeKey
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetBindRole() *v1.RoleBinding {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_BindRole); ok {
+			return x.BindRole
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetUnbindRole() *v1.RemoveRoleBindingRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_UnbindRole); ok {
+			return x.UnbindRole
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetListRoles() *v1.ListRoleBindingsRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_ListRoles); ok {
+			return x.ListRoles
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetCreateWorkspace() *v1.CreateWorkspaceRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_CreateWorkspace); ok {
+			return x.CreateWorkspace
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetListWorkspaces() *v1.ListWorkspacesRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_ListWorkspaces); ok {
+			return x.ListWorkspaces
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetUpdateWorkspace() *v1.Workspace {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_UpdateWorkspace); ok {
+			return x.UpdateWorkspace
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetDeleteWorkspace() *v1.DeleteWorkspaceRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_DeleteWorkspace); ok {
+			return x.DeleteWorkspace
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetCreateTenant() *v1.CreateTenantRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_CreateTenant); ok {
+			return x.CreateTenant
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetUpdateTenant() *v1.UpdateTenantRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_UpdateTenant); ok {
+			return x.UpdateTenant
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetSuspendTenant() *v1.SuspendTenantRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_SuspendTenant); ok {
+			return x.SuspendTenant
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetResumeTenant() *v1.ResumeTenantRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_ResumeTenant); ok {
+			return x.ResumeTenant
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetDeleteTenant() *v1.DeleteTenantRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_DeleteTenant); ok {
+			return x.DeleteTenant
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetUndeleteTenant() *v1.UndeleteTenantRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_UndeleteTenant); ok {
+			return x.UndeleteTenant
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetDescribeTenant() *v1.DescribeTenantRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_DescribeTenant); ok {
+			return x.DescribeTenant
+		}
+	}
+	return nil
+}
+
 func (x *TenantCall) GetLeaseTokens() *LeaseTokens {
 	if x != nil {
 		if x, ok := x.Operation.(*TenantCall_LeaseTokens); ok {
@@ -2839,6 +3142,79 @@ type TenantCall_ReportKeyUse struct {
 	ReportKeyUse *ReportKeyUse `protobuf:"bytes,10,opt,name=report_key_use,json=reportKeyUse,proto3,oneof"`
 }
 
+type TenantCall_CreateKey struct {
+	CreateKey *CreateKey `protobuf:"bytes,11,opt,name=create_key,json=createKey,proto3,oneof"`
+}
+
+type TenantCall_GetKey struct {
+	GetKey *v1.GetApiKeyRequest `protobuf:"bytes,12,opt,name=get_key,json=getKey,proto3,oneof"`
+}
+
+type TenantCall_ListKeys struct {
+	ListKeys *v1.ListApiKeysRequest `protobuf:"bytes,13,opt,name=list_keys,json=listKeys,proto3,oneof"`
+}
+
+type TenantCall_RevokeKey struct {
+	RevokeKey *v1.RevokeApiKeyRequest `protobuf:"bytes,14,opt,name=revoke_key,json=revokeKey,proto3,oneof"`
+}
+
+type TenantCall_BindRole struct {
+	BindRole *v1.RoleBinding `protobuf:"bytes,15,opt,name=bind_role,json=bindRole,proto3,oneof"`
+}
+
+type TenantCall_UnbindRole struct {
+	UnbindRole *v1.RemoveRoleBindingRequest `protobuf:"bytes,16,opt,name=unbind_role,json=unbindRole,proto3,oneof"`
+}
+
+type TenantCall_ListRoles struct {
+	ListRoles *v1.ListRoleBindingsRequest `protobuf:"bytes,17,opt,name=list_roles,json=listRoles,proto3,oneof"`
+}
+
+type TenantCall_CreateWorkspace struct {
+	CreateWorkspace *v1.CreateWorkspaceRequest `protobuf:"bytes,18,opt,name=create_workspace,json=createWorkspace,proto3,oneof"`
+}
+
+type TenantCall_ListWorkspaces struct {
+	ListWorkspaces *v1.ListWorkspacesRequest `protobuf:"bytes,19,opt,name=list_workspaces,json=listWorkspaces,proto3,oneof"`
+}
+
+type TenantCall_UpdateWorkspace struct {
+	UpdateWorkspace *v1.Workspace `protobuf:"bytes,20,opt,name=update_workspace,json=updateWorkspace,proto3,oneof"`
+}
+
+type TenantCall_DeleteWorkspace struct {
+	DeleteWorkspace *v1.DeleteWorkspaceRequest `protobuf:"bytes,21,opt,name=delete_workspace,json=deleteWorkspace,proto3,oneof"`
+}
+
+type TenantCall_CreateTenant struct {
+	// Operators'.
+	CreateTenant *v1.CreateTenantRequest `protobuf:"bytes,22,opt,name=create_tenant,json=createTenant,proto3,oneof"`
+}
+
+type TenantCall_UpdateTenant struct {
+	UpdateTenant *v1.UpdateTenantRequest `protobuf:"bytes,23,opt,name=update_tenant,json=updateTenant,proto3,oneof"`
+}
+
+type TenantCall_SuspendTenant struct {
+	SuspendTenant *v1.SuspendTenantRequest `protobuf:"bytes,24,opt,name=suspend_tenant,json=suspendTenant,proto3,oneof"`
+}
+
+type TenantCall_ResumeTenant struct {
+	ResumeTenant *v1.ResumeTenantRequest `protobuf:"bytes,25,opt,name=resume_tenant,json=resumeTenant,proto3,oneof"`
+}
+
+type TenantCall_DeleteTenant struct {
+	DeleteTenant *v1.DeleteTenantRequest `protobuf:"bytes,26,opt,name=delete_tenant,json=deleteTenant,proto3,oneof"`
+}
+
+type TenantCall_UndeleteTenant struct {
+	UndeleteTenant *v1.UndeleteTenantRequest `protobuf:"bytes,27,opt,name=undelete_tenant,json=undeleteTenant,proto3,oneof"`
+}
+
+type TenantCall_DescribeTenant struct {
+	DescribeTenant *v1.DescribeTenantRequest `protobuf:"bytes,28,opt,name=describe_tenant,json=describeTenant,proto3,oneof"`
+}
+
 type TenantCall_LeaseTokens struct {
 	LeaseTokens *LeaseTokens `protobuf:"bytes,30,opt,name=lease_tokens,json=leaseTokens,proto3,oneof"`
 }
@@ -2865,6 +3241,42 @@ func (*TenantCall_GetAccess) isTenantCall_Operation() {}
 
 func (*TenantCall_ReportKeyUse) isTenantCall_Operation() {}
 
+func (*TenantCall_CreateKey) isTenantCall_Operation() {}
+
+func (*TenantCall_GetKey) isTenantCall_Operation() {}
+
+func (*TenantCall_ListKeys) isTenantCall_Operation() {}
+
+func (*TenantCall_RevokeKey) isTenantCall_Operation() {}
+
+func (*TenantCall_BindRole) isTenantCall_Operation() {}
+
+func (*TenantCall_UnbindRole) isTenantCall_Operation() {}
+
+func (*TenantCall_ListRoles) isTenantCall_Operation() {}
+
+func (*TenantCall_CreateWorkspace) isTenantCall_Operation() {}
+
+func (*TenantCall_ListWorkspaces) isTenantCall_Operation() {}
+
+func (*TenantCall_UpdateWorkspace) isTenantCall_Operation() {}
+
+func (*TenantCall_DeleteWorkspace) isTenantCall_Operation() {}
+
+func (*TenantCall_CreateTenant) isTenantCall_Operation() {}
+
+func (*TenantCall_UpdateTenant) isTenantCall_Operation() {}
+
+func (*TenantCall_SuspendTenant) isTenantCall_Operation() {}
+
+func (*TenantCall_ResumeTenant) isTenantCall_Operation() {}
+
+func (*TenantCall_DeleteTenant) isTenantCall_Operation() {}
+
+func (*TenantCall_UndeleteTenant) isTenantCall_Operation() {}
+
+func (*TenantCall_DescribeTenant) isTenantCall_Operation() {}
+
 func (*TenantCall_LeaseTokens) isTenantCall_Operation() {}
 
 func (*TenantCall_GetUsage) isTenantCall_Operation() {}
@@ -2879,6 +3291,11 @@ type TenantReply struct {
 	//	*TenantReply_List
 	//	*TenantReply_Done
 	//	*TenantReply_Access
+	//	*TenantReply_Key
+	//	*TenantReply_Keys
+	//	*TenantReply_Roles
+	//	*TenantReply_Workspace
+	//	*TenantReply_Workspaces
 	//	*TenantReply_TokenLease
 	//	*TenantReply_Usage
 	Result        isTenantReply_Result `protobuf_oneof:"result"`
@@ -2888,7 +3305,7 @@ type TenantReply struct {
 
 func (x *TenantReply) Reset() {
 	*x = TenantReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[32]
+	mi := &file_granary_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +3317,7 @@ func (x *TenantReply) String() string {
 func (*TenantReply) ProtoMessage() {}
 
 func (x *TenantReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[32]
+	mi := &file_granary_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +3330,7 @@ func (x *TenantReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantReply.ProtoReflect.Descriptor instead.
 func (*TenantReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TenantReply) GetResult() isTenantReply_Result {
@@ -2977,6 +3394,51 @@ func (x *TenantReply) GetAccess() *Access {
 	return nil
 }
 
+func (x *TenantReply) GetKey() *v1.ApiKey {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_Key); ok {
+			return x.Key
+		}
+	}
+	return nil
+}
+
+func (x *TenantReply) GetKeys() *v1.ListApiKeysResponse {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_Keys); ok {
+			return x.Keys
+		}
+	}
+	return nil
+}
+
+func (x *TenantReply) GetRoles() *v1.ListRoleBindingsResponse {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_Roles); ok {
+			return x.Roles
+		}
+	}
+	return nil
+}
+
+func (x *TenantReply) GetWorkspace() *v1.Workspace {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_Workspace); ok {
+			return x.Workspace
+		}
+	}
+	return nil
+}
+
+func (x *TenantReply) GetWorkspaces() *v1.ListWorkspacesResponse {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_Workspaces); ok {
+			return x.Workspaces
+		}
+	}
+	return nil
+}
+
 func (x *TenantReply) GetTokenLease() *TokenLease {
 	if x != nil {
 		if x, ok := x.Result.(*TenantReply_TokenLease); ok {
@@ -3023,6 +3485,26 @@ type TenantReply_Access struct {
 	Access *Access `protobuf:"bytes,6,opt,name=access,proto3,oneof"`
 }
 
+type TenantReply_Key struct {
+	Key *v1.ApiKey `protobuf:"bytes,11,opt,name=key,proto3,oneof"`
+}
+
+type TenantReply_Keys struct {
+	Keys *v1.ListApiKeysResponse `protobuf:"bytes,12,opt,name=keys,proto3,oneof"`
+}
+
+type TenantReply_Roles struct {
+	Roles *v1.ListRoleBindingsResponse `protobuf:"bytes,13,opt,name=roles,proto3,oneof"`
+}
+
+type TenantReply_Workspace struct {
+	Workspace *v1.Workspace `protobuf:"bytes,14,opt,name=workspace,proto3,oneof"`
+}
+
+type TenantReply_Workspaces struct {
+	Workspaces *v1.ListWorkspacesResponse `protobuf:"bytes,15,opt,name=workspaces,proto3,oneof"`
+}
+
 type TenantReply_TokenLease struct {
 	TokenLease *TokenLease `protobuf:"bytes,30,opt,name=token_lease,json=tokenLease,proto3,oneof"`
 }
@@ -3043,6 +3525,16 @@ func (*TenantReply_Done) isTenantReply_Result() {}
 
 func (*TenantReply_Access) isTenantReply_Result() {}
 
+func (*TenantReply_Key) isTenantReply_Result() {}
+
+func (*TenantReply_Keys) isTenantReply_Result() {}
+
+func (*TenantReply_Roles) isTenantReply_Result() {}
+
+func (*TenantReply_Workspace) isTenantReply_Result() {}
+
+func (*TenantReply_Workspaces) isTenantReply_Result() {}
+
 func (*TenantReply_TokenLease) isTenantReply_Result() {}
 
 func (*TenantReply_Usage) isTenantReply_Result() {}
@@ -3051,7 +3543,7 @@ var File_granary_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x1agranary/node/v1/node.proto\x12\x0fgranary.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/config.proto\x1a\x19granary/v1/document.proto\x1a\x16granary/v1/event.proto\x1a\x1fgranary/v1/knowledge_base.proto\x1a\x17granary/v1/search.proto\x1a\x17granary/v1/tenant.proto\"\xf6\x02\n" +
+	"\x1agranary/node/v1/node.proto\x12\x0fgranary.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/access.proto\x1a\x17granary/v1/config.proto\x1a\x19granary/v1/document.proto\x1a\x16granary/v1/event.proto\x1a\x1fgranary/v1/knowledge_base.proto\x1a\x17granary/v1/search.proto\x1a\x17granary/v1/tenant.proto\x1a\x1dgranary/v1/tenant_admin.proto\"\xf6\x02\n" +
 	"\x06Header\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1c\n" +
 	"\tprincipal\x18\x02 \x01(\tR\tprincipal\x12\x14\n" +
@@ -3111,7 +3603,8 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\bprogress\x18\x02 \x03(\v2\x14.granary.v1.ProgressR\bprogress\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12'\n" +
 	"\x0fprogress_cursor\x18\x04 \x01(\tR\x0eprogressCursor\x12\x10\n" +
-	"\x03uid\x18\x05 \x01(\tR\x03uid\"\x1a\n" +
+	"\x03uid\x18\x05 \x01(\tR\x03uid\"\r\n" +
+	"\vCheckErased\"\x1a\n" +
 	"\x04Wake\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\"b\n" +
 	"\n" +
@@ -3142,7 +3635,7 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\aarchive\x18\x02 \x01(\tR\aarchive\"\x1d\n" +
 	"\tEndImport\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x06\n" +
-	"\x04Done\"\x88\v\n" +
+	"\x04Done\"\xc0\v\n" +
 	"\x11KnowledgeBaseCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x12@\n" +
 	"\x06create\x18\x02 \x01(\v2&.granary.v1.CreateKnowledgeBaseRequestH\x00R\x06create\x127\n" +
@@ -3169,7 +3662,8 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\fcheck_export\x18\x18 \x01(\v2\x1c.granary.node.v1.CheckExportH\x00R\vcheckExport\x12A\n" +
 	"\fbegin_import\x18\x19 \x01(\v2\x1c.granary.node.v1.BeginImportH\x00R\vbeginImport\x12;\n" +
 	"\n" +
-	"end_import\x18\x1a \x01(\v2\x1a.granary.node.v1.EndImportH\x00R\tendImportB\v\n" +
+	"end_import\x18\x1a \x01(\v2\x1a.granary.node.v1.EndImportH\x00R\tendImport\x126\n" +
+	"\x06erased\x18\x1c \x01(\v2\x1c.granary.node.v1.CheckErasedH\x00R\x06erasedB\v\n" +
 	"\toperation\"\x8c\x06\n" +
 	"\x12KnowledgeBaseReply\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12.\n" +
@@ -3187,12 +3681,13 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\vexport_page\x18\x17 \x01(\v2\x1b.granary.node.v1.ExportPageH\x00R\n" +
 	"exportPage\x12G\n" +
 	"\fcheck_export\x18\x18 \x01(\v2\".granary.node.v1.CheckExportResultH\x00R\vcheckExportB\b\n" +
-	"\x06result\"\xc6\x01\n" +
+	"\x06result\"\xe2\x01\n" +
 	"\x0eTenantSettings\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x129\n" +
 	"\x0edefault_config\x18\x02 \x01(\v2\x12.granary.v1.ConfigR\rdefaultConfig\x120\n" +
 	"\x06limits\x18\x03 \x01(\v2\x18.granary.v1.TenantLimitsR\x06limits\x12-\n" +
-	"\x05state\x18\x04 \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\"<\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\"<\n" +
 	"\tGetAccess\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\"\xbc\x01\n" +
@@ -3206,7 +3701,11 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x03mac\x18\x02 \x01(\fR\x03mac\x12\x18\n" +
 	"\asubject\x18\x03 \x01(\tR\asubject\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\";\n" +
+	"expireTime\"h\n" +
+	"\tCreateKey\x129\n" +
+	"\arequest\x18\x01 \x01(\v2\x1f.granary.v1.CreateApiKeyRequestR\arequest\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12\x10\n" +
+	"\x03mac\x18\x03 \x01(\fR\x03mac\";\n" +
 	"\fReportKeyUse\x12+\n" +
 	"\x04uses\x18\x01 \x03(\v2\x17.granary.node.v1.KeyUseR\x04uses\"g\n" +
 	"\x06KeyUse\x12\x15\n" +
@@ -3253,7 +3752,7 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\tremaining\x18\a \x01(\x03R\tremaining\x12\x18\n" +
 	"\acharged\x18\b \x01(\x03R\acharged\x12:\n" +
 	"\vretry_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\x8c\x06\n" +
+	"retryAfter\"\x85\x10\n" +
 	"\n" +
 	"TenantCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x120\n" +
@@ -3269,17 +3768,46 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\n" +
 	"get_access\x18\t \x01(\v2\x1a.granary.node.v1.GetAccessH\x00R\tgetAccess\x12E\n" +
 	"\x0ereport_key_use\x18\n" +
-	" \x01(\v2\x1d.granary.node.v1.ReportKeyUseH\x00R\freportKeyUse\x12A\n" +
+	" \x01(\v2\x1d.granary.node.v1.ReportKeyUseH\x00R\freportKeyUse\x12;\n" +
+	"\n" +
+	"create_key\x18\v \x01(\v2\x1a.granary.node.v1.CreateKeyH\x00R\tcreateKey\x127\n" +
+	"\aget_key\x18\f \x01(\v2\x1c.granary.v1.GetApiKeyRequestH\x00R\x06getKey\x12=\n" +
+	"\tlist_keys\x18\r \x01(\v2\x1e.granary.v1.ListApiKeysRequestH\x00R\blistKeys\x12@\n" +
+	"\n" +
+	"revoke_key\x18\x0e \x01(\v2\x1f.granary.v1.RevokeApiKeyRequestH\x00R\trevokeKey\x126\n" +
+	"\tbind_role\x18\x0f \x01(\v2\x17.granary.v1.RoleBindingH\x00R\bbindRole\x12G\n" +
+	"\vunbind_role\x18\x10 \x01(\v2$.granary.v1.RemoveRoleBindingRequestH\x00R\n" +
+	"unbindRole\x12D\n" +
+	"\n" +
+	"list_roles\x18\x11 \x01(\v2#.granary.v1.ListRoleBindingsRequestH\x00R\tlistRoles\x12O\n" +
+	"\x10create_workspace\x18\x12 \x01(\v2\".granary.v1.CreateWorkspaceRequestH\x00R\x0fcreateWorkspace\x12L\n" +
+	"\x0flist_workspaces\x18\x13 \x01(\v2!.granary.v1.ListWorkspacesRequestH\x00R\x0elistWorkspaces\x12B\n" +
+	"\x10update_workspace\x18\x14 \x01(\v2\x15.granary.v1.WorkspaceH\x00R\x0fupdateWorkspace\x12O\n" +
+	"\x10delete_workspace\x18\x15 \x01(\v2\".granary.v1.DeleteWorkspaceRequestH\x00R\x0fdeleteWorkspace\x12F\n" +
+	"\rcreate_tenant\x18\x16 \x01(\v2\x1f.granary.v1.CreateTenantRequestH\x00R\fcreateTenant\x12F\n" +
+	"\rupdate_tenant\x18\x17 \x01(\v2\x1f.granary.v1.UpdateTenantRequestH\x00R\fupdateTenant\x12I\n" +
+	"\x0esuspend_tenant\x18\x18 \x01(\v2 .granary.v1.SuspendTenantRequestH\x00R\rsuspendTenant\x12F\n" +
+	"\rresume_tenant\x18\x19 \x01(\v2\x1f.granary.v1.ResumeTenantRequestH\x00R\fresumeTenant\x12F\n" +
+	"\rdelete_tenant\x18\x1a \x01(\v2\x1f.granary.v1.DeleteTenantRequestH\x00R\fdeleteTenant\x12L\n" +
+	"\x0fundelete_tenant\x18\x1b \x01(\v2!.granary.v1.UndeleteTenantRequestH\x00R\x0eundeleteTenant\x12L\n" +
+	"\x0fdescribe_tenant\x18\x1c \x01(\v2!.granary.v1.DescribeTenantRequestH\x00R\x0edescribeTenant\x12A\n" +
 	"\flease_tokens\x18\x1e \x01(\v2\x1c.granary.node.v1.LeaseTokensH\x00R\vleaseTokens\x12:\n" +
 	"\tget_usage\x18\x1f \x01(\v2\x1b.granary.v1.GetUsageRequestH\x00R\bgetUsageB\v\n" +
-	"\toperation\"\xbd\x03\n" +
+	"\toperation\"\xd7\x05\n" +
 	"\vTenantReply\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.granary.node.v1.ErrorH\x00R\x05error\x12,\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x12.granary.v1.TenantH\x00R\x06tenant\x12=\n" +
 	"\bsettings\x18\x03 \x01(\v2\x1f.granary.node.v1.TenantSettingsH\x00R\bsettings\x12<\n" +
 	"\x04list\x18\x04 \x01(\v2&.granary.v1.ListKnowledgeBasesResponseH\x00R\x04list\x12+\n" +
 	"\x04done\x18\x05 \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04done\x121\n" +
-	"\x06access\x18\x06 \x01(\v2\x17.granary.node.v1.AccessH\x00R\x06access\x12>\n" +
+	"\x06access\x18\x06 \x01(\v2\x17.granary.node.v1.AccessH\x00R\x06access\x12&\n" +
+	"\x03key\x18\v \x01(\v2\x12.granary.v1.ApiKeyH\x00R\x03key\x125\n" +
+	"\x04keys\x18\f \x01(\v2\x1f.granary.v1.ListApiKeysResponseH\x00R\x04keys\x12<\n" +
+	"\x05roles\x18\r \x01(\v2$.granary.v1.ListRoleBindingsResponseH\x00R\x05roles\x125\n" +
+	"\tworkspace\x18\x0e \x01(\v2\x15.granary.v1.WorkspaceH\x00R\tworkspace\x12D\n" +
+	"\n" +
+	"workspaces\x18\x0f \x01(\v2\".granary.v1.ListWorkspacesResponseH\x00R\n" +
+	"workspaces\x12>\n" +
 	"\vtoken_lease\x18\x1e \x01(\v2\x1b.granary.node.v1.TokenLeaseH\x00R\n" +
 	"tokenLease\x12)\n" +
 	"\x05usage\x18\x1f \x01(\v2\x11.granary.v1.UsageH\x00R\x05usageB\b\n" +
@@ -3297,7 +3825,7 @@ func file_granary_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_granary_node_v1_node_proto_rawDescData
 }
 
-var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_granary_node_v1_node_proto_goTypes = []any{
 	(*Header)(nil),                        // 0: granary.node.v1.Header
 	(*Grant)(nil),                         // 1: granary.node.v1.Grant
@@ -3308,153 +3836,202 @@ var file_granary_node_v1_node_proto_goTypes = []any{
 	(*AddDocumentResult)(nil),             // 6: granary.node.v1.AddDocumentResult
 	(*ReadEvents)(nil),                    // 7: granary.node.v1.ReadEvents
 	(*ReadEventsResult)(nil),              // 8: granary.node.v1.ReadEventsResult
-	(*Wake)(nil),                          // 9: granary.node.v1.Wake
-	(*ReadExport)(nil),                    // 10: granary.node.v1.ReadExport
-	(*ExportPage)(nil),                    // 11: granary.node.v1.ExportPage
-	(*ExportDocument)(nil),                // 12: granary.node.v1.ExportDocument
-	(*CheckExport)(nil),                   // 13: granary.node.v1.CheckExport
-	(*CheckExportResult)(nil),             // 14: granary.node.v1.CheckExportResult
-	(*BeginImport)(nil),                   // 15: granary.node.v1.BeginImport
-	(*EndImport)(nil),                     // 16: granary.node.v1.EndImport
-	(*Done)(nil),                          // 17: granary.node.v1.Done
-	(*KnowledgeBaseCall)(nil),             // 18: granary.node.v1.KnowledgeBaseCall
-	(*KnowledgeBaseReply)(nil),            // 19: granary.node.v1.KnowledgeBaseReply
-	(*TenantSettings)(nil),                // 20: granary.node.v1.TenantSettings
-	(*GetAccess)(nil),                     // 21: granary.node.v1.GetAccess
-	(*Access)(nil),                        // 22: granary.node.v1.Access
-	(*KeyRecord)(nil),                     // 23: granary.node.v1.KeyRecord
-	(*ReportKeyUse)(nil),                  // 24: granary.node.v1.ReportKeyUse
-	(*KeyUse)(nil),                        // 25: granary.node.v1.KeyUse
-	(*GetSettings)(nil),                   // 26: granary.node.v1.GetSettings
-	(*RegisterKnowledgeBase)(nil),         // 27: granary.node.v1.RegisterKnowledgeBase
-	(*UnregisterKnowledgeBase)(nil),       // 28: granary.node.v1.UnregisterKnowledgeBase
-	(*LeaseTokens)(nil),                   // 29: granary.node.v1.LeaseTokens
-	(*TokenLease)(nil),                    // 30: granary.node.v1.TokenLease
-	(*TenantCall)(nil),                    // 31: granary.node.v1.TenantCall
-	(*TenantReply)(nil),                   // 32: granary.node.v1.TenantReply
-	nil,                                   // 33: granary.node.v1.Error.MetadataEntry
-	(*durationpb.Duration)(nil),           // 34: google.protobuf.Duration
-	(*v1.DocumentSpec)(nil),               // 35: granary.v1.DocumentSpec
-	(*v1.Document)(nil),                   // 36: granary.v1.Document
-	(*v1.Event)(nil),                      // 37: granary.v1.Event
-	(*v1.Progress)(nil),                   // 38: granary.v1.Progress
-	(*v1.KnowledgeBase)(nil),              // 39: granary.v1.KnowledgeBase
-	(*v1.CreateKnowledgeBaseRequest)(nil), // 40: granary.v1.CreateKnowledgeBaseRequest
-	(*v1.GetKnowledgeBaseRequest)(nil),    // 41: granary.v1.GetKnowledgeBaseRequest
-	(*v1.UpdateKnowledgeBaseRequest)(nil), // 42: granary.v1.UpdateKnowledgeBaseRequest
-	(*v1.DeleteKnowledgeBaseRequest)(nil), // 43: granary.v1.DeleteKnowledgeBaseRequest
-	(*v1.GetDocumentRequest)(nil),         // 44: granary.v1.GetDocumentRequest
-	(*v1.ListDocumentsRequest)(nil),       // 45: granary.v1.ListDocumentsRequest
-	(*v1.DeleteDocumentRequest)(nil),      // 46: granary.v1.DeleteDocumentRequest
-	(*v1.CancelDocumentRequest)(nil),      // 47: granary.v1.CancelDocumentRequest
-	(*v1.ReprocessDocumentRequest)(nil),   // 48: granary.v1.ReprocessDocumentRequest
-	(*v1.ListChunksRequest)(nil),          // 49: granary.v1.ListChunksRequest
-	(*v1.GetDocumentTextRequest)(nil),     // 50: granary.v1.GetDocumentTextRequest
-	(*v1.SearchRequest)(nil),              // 51: granary.v1.SearchRequest
-	(*v1.ListDocumentsResponse)(nil),      // 52: granary.v1.ListDocumentsResponse
-	(*v1.ListChunksResponse)(nil),         // 53: granary.v1.ListChunksResponse
-	(*v1.GetDocumentTextResponse)(nil),    // 54: granary.v1.GetDocumentTextResponse
-	(*v1.SearchResponse)(nil),             // 55: granary.v1.SearchResponse
-	(*v1.Config)(nil),                     // 56: granary.v1.Config
-	(*v1.TenantLimits)(nil),               // 57: granary.v1.TenantLimits
-	(v1.TenantState)(0),                   // 58: granary.v1.TenantState
-	(*timestamppb.Timestamp)(nil),         // 59: google.protobuf.Timestamp
-	(*v1.GetTenantRequest)(nil),           // 60: granary.v1.GetTenantRequest
-	(*v1.UpdateTenantConfigRequest)(nil),  // 61: granary.v1.UpdateTenantConfigRequest
-	(*v1.ListKnowledgeBasesRequest)(nil),  // 62: granary.v1.ListKnowledgeBasesRequest
-	(*v1.GetUsageRequest)(nil),            // 63: granary.v1.GetUsageRequest
-	(*v1.Tenant)(nil),                     // 64: granary.v1.Tenant
-	(*v1.ListKnowledgeBasesResponse)(nil), // 65: granary.v1.ListKnowledgeBasesResponse
-	(*v1.Usage)(nil),                      // 66: granary.v1.Usage
+	(*CheckErased)(nil),                   // 9: granary.node.v1.CheckErased
+	(*Wake)(nil),                          // 10: granary.node.v1.Wake
+	(*ReadExport)(nil),                    // 11: granary.node.v1.ReadExport
+	(*ExportPage)(nil),                    // 12: granary.node.v1.ExportPage
+	(*ExportDocument)(nil),                // 13: granary.node.v1.ExportDocument
+	(*CheckExport)(nil),                   // 14: granary.node.v1.CheckExport
+	(*CheckExportResult)(nil),             // 15: granary.node.v1.CheckExportResult
+	(*BeginImport)(nil),                   // 16: granary.node.v1.BeginImport
+	(*EndImport)(nil),                     // 17: granary.node.v1.EndImport
+	(*Done)(nil),                          // 18: granary.node.v1.Done
+	(*KnowledgeBaseCall)(nil),             // 19: granary.node.v1.KnowledgeBaseCall
+	(*KnowledgeBaseReply)(nil),            // 20: granary.node.v1.KnowledgeBaseReply
+	(*TenantSettings)(nil),                // 21: granary.node.v1.TenantSettings
+	(*GetAccess)(nil),                     // 22: granary.node.v1.GetAccess
+	(*Access)(nil),                        // 23: granary.node.v1.Access
+	(*KeyRecord)(nil),                     // 24: granary.node.v1.KeyRecord
+	(*CreateKey)(nil),                     // 25: granary.node.v1.CreateKey
+	(*ReportKeyUse)(nil),                  // 26: granary.node.v1.ReportKeyUse
+	(*KeyUse)(nil),                        // 27: granary.node.v1.KeyUse
+	(*GetSettings)(nil),                   // 28: granary.node.v1.GetSettings
+	(*RegisterKnowledgeBase)(nil),         // 29: granary.node.v1.RegisterKnowledgeBase
+	(*UnregisterKnowledgeBase)(nil),       // 30: granary.node.v1.UnregisterKnowledgeBase
+	(*LeaseTokens)(nil),                   // 31: granary.node.v1.LeaseTokens
+	(*TokenLease)(nil),                    // 32: granary.node.v1.TokenLease
+	(*TenantCall)(nil),                    // 33: granary.node.v1.TenantCall
+	(*TenantReply)(nil),                   // 34: granary.node.v1.TenantReply
+	nil,                                   // 35: granary.node.v1.Error.MetadataEntry
+	(*durationpb.Duration)(nil),           // 36: google.protobuf.Duration
+	(*v1.DocumentSpec)(nil),               // 37: granary.v1.DocumentSpec
+	(*v1.Document)(nil),                   // 38: granary.v1.Document
+	(*v1.Event)(nil),                      // 39: granary.v1.Event
+	(*v1.Progress)(nil),                   // 40: granary.v1.Progress
+	(*v1.KnowledgeBase)(nil),              // 41: granary.v1.KnowledgeBase
+	(*v1.CreateKnowledgeBaseRequest)(nil), // 42: granary.v1.CreateKnowledgeBaseRequest
+	(*v1.GetKnowledgeBaseRequest)(nil),    // 43: granary.v1.GetKnowledgeBaseRequest
+	(*v1.UpdateKnowledgeBaseRequest)(nil), // 44: granary.v1.UpdateKnowledgeBaseRequest
+	(*v1.DeleteKnowledgeBaseRequest)(nil), // 45: granary.v1.DeleteKnowledgeBaseRequest
+	(*v1.GetDocumentRequest)(nil),         // 46: granary.v1.GetDocumentRequest
+	(*v1.ListDocumentsRequest)(nil),       // 47: granary.v1.ListDocumentsRequest
+	(*v1.DeleteDocumentRequest)(nil),      // 48: granary.v1.DeleteDocumentRequest
+	(*v1.CancelDocumentRequest)(nil),      // 49: granary.v1.CancelDocumentRequest
+	(*v1.ReprocessDocumentRequest)(nil),   // 50: granary.v1.ReprocessDocumentRequest
+	(*v1.ListChunksRequest)(nil),          // 51: granary.v1.ListChunksRequest
+	(*v1.GetDocumentTextRequest)(nil),     // 52: granary.v1.GetDocumentTextRequest
+	(*v1.SearchRequest)(nil),              // 53: granary.v1.SearchRequest
+	(*v1.ListDocumentsResponse)(nil),      // 54: granary.v1.ListDocumentsResponse
+	(*v1.ListChunksResponse)(nil),         // 55: granary.v1.ListChunksResponse
+	(*v1.GetDocumentTextResponse)(nil),    // 56: granary.v1.GetDocumentTextResponse
+	(*v1.SearchResponse)(nil),             // 57: granary.v1.SearchResponse
+	(*v1.Config)(nil),                     // 58: granary.v1.Config
+	(*v1.TenantLimits)(nil),               // 59: granary.v1.TenantLimits
+	(v1.TenantState)(0),                   // 60: granary.v1.TenantState
+	(*timestamppb.Timestamp)(nil),         // 61: google.protobuf.Timestamp
+	(*v1.CreateApiKeyRequest)(nil),        // 62: granary.v1.CreateApiKeyRequest
+	(*v1.GetTenantRequest)(nil),           // 63: granary.v1.GetTenantRequest
+	(*v1.UpdateTenantConfigRequest)(nil),  // 64: granary.v1.UpdateTenantConfigRequest
+	(*v1.ListKnowledgeBasesRequest)(nil),  // 65: granary.v1.ListKnowledgeBasesRequest
+	(*v1.GetApiKeyRequest)(nil),           // 66: granary.v1.GetApiKeyRequest
+	(*v1.ListApiKeysRequest)(nil),         // 67: granary.v1.ListApiKeysRequest
+	(*v1.RevokeApiKeyRequest)(nil),        // 68: granary.v1.RevokeApiKeyRequest
+	(*v1.RoleBinding)(nil),                // 69: granary.v1.RoleBinding
+	(*v1.RemoveRoleBindingRequest)(nil),   // 70: granary.v1.RemoveRoleBindingRequest
+	(*v1.ListRoleBindingsRequest)(nil),    // 71: granary.v1.ListRoleBindingsRequest
+	(*v1.CreateWorkspaceRequest)(nil),     // 72: granary.v1.CreateWorkspaceRequest
+	(*v1.ListWorkspacesRequest)(nil),      // 73: granary.v1.ListWorkspacesRequest
+	(*v1.Workspace)(nil),                  // 74: granary.v1.Workspace
+	(*v1.DeleteWorkspaceRequest)(nil),     // 75: granary.v1.DeleteWorkspaceRequest
+	(*v1.CreateTenantRequest)(nil),        // 76: granary.v1.CreateTenantRequest
+	(*v1.UpdateTenantRequest)(nil),        // 77: granary.v1.UpdateTenantRequest
+	(*v1.SuspendTenantRequest)(nil),       // 78: granary.v1.SuspendTenantRequest
+	(*v1.ResumeTenantRequest)(nil),        // 79: granary.v1.ResumeTenantRequest
+	(*v1.DeleteTenantRequest)(nil),        // 80: granary.v1.DeleteTenantRequest
+	(*v1.UndeleteTenantRequest)(nil),      // 81: granary.v1.UndeleteTenantRequest
+	(*v1.DescribeTenantRequest)(nil),      // 82: granary.v1.DescribeTenantRequest
+	(*v1.GetUsageRequest)(nil),            // 83: granary.v1.GetUsageRequest
+	(*v1.Tenant)(nil),                     // 84: granary.v1.Tenant
+	(*v1.ListKnowledgeBasesResponse)(nil), // 85: granary.v1.ListKnowledgeBasesResponse
+	(*v1.ApiKey)(nil),                     // 86: granary.v1.ApiKey
+	(*v1.ListApiKeysResponse)(nil),        // 87: granary.v1.ListApiKeysResponse
+	(*v1.ListRoleBindingsResponse)(nil),   // 88: granary.v1.ListRoleBindingsResponse
+	(*v1.ListWorkspacesResponse)(nil),     // 89: granary.v1.ListWorkspacesResponse
+	(*v1.Usage)(nil),                      // 90: granary.v1.Usage
 }
 var file_granary_node_v1_node_proto_depIdxs = []int32{
-	34, // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
-	1,  // 1: granary.node.v1.Header.grants:type_name -> granary.node.v1.Grant
-	33, // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
-	3,  // 3: granary.node.v1.Error.fields:type_name -> granary.node.v1.FieldViolation
-	34, // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
-	35, // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
-	4,  // 6: granary.node.v1.AddDocument.source:type_name -> granary.node.v1.SourceRef
-	36, // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
-	34, // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
-	37, // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
-	38, // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
-	39, // 11: granary.node.v1.ExportPage.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	12, // 12: granary.node.v1.ExportPage.documents:type_name -> granary.node.v1.ExportDocument
-	35, // 13: granary.node.v1.ExportDocument.spec:type_name -> granary.v1.DocumentSpec
-	4,  // 14: granary.node.v1.ExportDocument.source:type_name -> granary.node.v1.SourceRef
-	36, // 15: granary.node.v1.ExportDocument.document:type_name -> granary.v1.Document
-	40, // 16: granary.node.v1.BeginImport.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
-	0,  // 17: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
-	40, // 18: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
-	41, // 19: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
-	42, // 20: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
-	43, // 21: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
-	5,  // 22: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
-	44, // 23: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
-	45, // 24: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
-	46, // 25: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
-	47, // 26: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
-	48, // 27: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
-	49, // 28: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
-	50, // 29: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
-	51, // 30: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
-	7,  // 31: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
-	9,  // 32: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
-	20, // 33: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
-	10, // 34: granary.node.v1.KnowledgeBaseCall.read_export:type_name -> granary.node.v1.ReadExport
-	13, // 35: granary.node.v1.KnowledgeBaseCall.check_export:type_name -> granary.node.v1.CheckExport
-	15, // 36: granary.node.v1.KnowledgeBaseCall.begin_import:type_name -> granary.node.v1.BeginImport
-	16, // 37: granary.node.v1.KnowledgeBaseCall.end_import:type_name -> granary.node.v1.EndImport
-	2,  // 38: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
-	39, // 39: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	6,  // 40: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
-	36, // 41: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
-	52, // 42: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
-	53, // 43: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
-	54, // 44: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
-	55, // 45: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
-	8,  // 46: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
-	17, // 47: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
-	11, // 48: granary.node.v1.KnowledgeBaseReply.export_page:type_name -> granary.node.v1.ExportPage
-	14, // 49: granary.node.v1.KnowledgeBaseReply.check_export:type_name -> granary.node.v1.CheckExportResult
-	56, // 50: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
-	57, // 51: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
-	58, // 52: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
-	58, // 53: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
-	1,  // 54: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
-	23, // 55: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
-	59, // 56: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
-	25, // 57: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
-	59, // 58: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
-	59, // 59: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
-	34, // 60: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
-	34, // 61: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
-	0,  // 62: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
-	60, // 63: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
-	61, // 64: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
-	26, // 65: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
-	27, // 66: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
-	28, // 67: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
-	62, // 68: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
-	9,  // 69: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
-	21, // 70: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
-	24, // 71: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
-	29, // 72: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
-	63, // 73: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
-	2,  // 74: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
-	64, // 75: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
-	20, // 76: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
-	65, // 77: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
-	17, // 78: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
-	22, // 79: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
-	30, // 80: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
-	66, // 81: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
-	82, // [82:82] is the sub-list for method output_type
-	82, // [82:82] is the sub-list for method input_type
-	82, // [82:82] is the sub-list for extension type_name
-	82, // [82:82] is the sub-list for extension extendee
-	0,  // [0:82] is the sub-list for field type_name
+	36,  // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
+	1,   // 1: granary.node.v1.Header.grants:type_name -> granary.node.v1.Grant
+	35,  // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
+	3,   // 3: granary.node.v1.Error.fields:type_name -> granary.node.v1.FieldViolation
+	36,  // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
+	37,  // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
+	4,   // 6: granary.node.v1.AddDocument.source:type_name -> granary.node.v1.SourceRef
+	38,  // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
+	36,  // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
+	39,  // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
+	40,  // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
+	41,  // 11: granary.node.v1.ExportPage.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	13,  // 12: granary.node.v1.ExportPage.documents:type_name -> granary.node.v1.ExportDocument
+	37,  // 13: granary.node.v1.ExportDocument.spec:type_name -> granary.v1.DocumentSpec
+	4,   // 14: granary.node.v1.ExportDocument.source:type_name -> granary.node.v1.SourceRef
+	38,  // 15: granary.node.v1.ExportDocument.document:type_name -> granary.v1.Document
+	42,  // 16: granary.node.v1.BeginImport.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	0,   // 17: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
+	42,  // 18: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	43,  // 19: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
+	44,  // 20: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
+	45,  // 21: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
+	5,   // 22: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
+	46,  // 23: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
+	47,  // 24: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
+	48,  // 25: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
+	49,  // 26: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
+	50,  // 27: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
+	51,  // 28: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
+	52,  // 29: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
+	53,  // 30: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
+	7,   // 31: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
+	10,  // 32: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
+	21,  // 33: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
+	11,  // 34: granary.node.v1.KnowledgeBaseCall.read_export:type_name -> granary.node.v1.ReadExport
+	14,  // 35: granary.node.v1.KnowledgeBaseCall.check_export:type_name -> granary.node.v1.CheckExport
+	16,  // 36: granary.node.v1.KnowledgeBaseCall.begin_import:type_name -> granary.node.v1.BeginImport
+	17,  // 37: granary.node.v1.KnowledgeBaseCall.end_import:type_name -> granary.node.v1.EndImport
+	9,   // 38: granary.node.v1.KnowledgeBaseCall.erased:type_name -> granary.node.v1.CheckErased
+	2,   // 39: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
+	41,  // 40: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	6,   // 41: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
+	38,  // 42: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
+	54,  // 43: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
+	55,  // 44: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
+	56,  // 45: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
+	57,  // 46: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
+	8,   // 47: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
+	18,  // 48: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
+	12,  // 49: granary.node.v1.KnowledgeBaseReply.export_page:type_name -> granary.node.v1.ExportPage
+	15,  // 50: granary.node.v1.KnowledgeBaseReply.check_export:type_name -> granary.node.v1.CheckExportResult
+	58,  // 51: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
+	59,  // 52: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
+	60,  // 53: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
+	60,  // 54: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
+	1,   // 55: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
+	24,  // 56: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
+	61,  // 57: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
+	62,  // 58: granary.node.v1.CreateKey.request:type_name -> granary.v1.CreateApiKeyRequest
+	27,  // 59: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
+	61,  // 60: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
+	61,  // 61: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
+	36,  // 62: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
+	36,  // 63: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
+	0,   // 64: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
+	63,  // 65: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
+	64,  // 66: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
+	28,  // 67: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
+	29,  // 68: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
+	30,  // 69: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
+	65,  // 70: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
+	10,  // 71: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
+	22,  // 72: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
+	26,  // 73: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
+	25,  // 74: granary.node.v1.TenantCall.create_key:type_name -> granary.node.v1.CreateKey
+	66,  // 75: granary.node.v1.TenantCall.get_key:type_name -> granary.v1.GetApiKeyRequest
+	67,  // 76: granary.node.v1.TenantCall.list_keys:type_name -> granary.v1.ListApiKeysRequest
+	68,  // 77: granary.node.v1.TenantCall.revoke_key:type_name -> granary.v1.RevokeApiKeyRequest
+	69,  // 78: granary.node.v1.TenantCall.bind_role:type_name -> granary.v1.RoleBinding
+	70,  // 79: granary.node.v1.TenantCall.unbind_role:type_name -> granary.v1.RemoveRoleBindingRequest
+	71,  // 80: granary.node.v1.TenantCall.list_roles:type_name -> granary.v1.ListRoleBindingsRequest
+	72,  // 81: granary.node.v1.TenantCall.create_workspace:type_name -> granary.v1.CreateWorkspaceRequest
+	73,  // 82: granary.node.v1.TenantCall.list_workspaces:type_name -> granary.v1.ListWorkspacesRequest
+	74,  // 83: granary.node.v1.TenantCall.update_workspace:type_name -> granary.v1.Workspace
+	75,  // 84: granary.node.v1.TenantCall.delete_workspace:type_name -> granary.v1.DeleteWorkspaceRequest
+	76,  // 85: granary.node.v1.TenantCall.create_tenant:type_name -> granary.v1.CreateTenantRequest
+	77,  // 86: granary.node.v1.TenantCall.update_tenant:type_name -> granary.v1.UpdateTenantRequest
+	78,  // 87: granary.node.v1.TenantCall.suspend_tenant:type_name -> granary.v1.SuspendTenantRequest
+	79,  // 88: granary.node.v1.TenantCall.resume_tenant:type_name -> granary.v1.ResumeTenantRequest
+	80,  // 89: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
+	81,  // 90: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
+	82,  // 91: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
+	31,  // 92: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
+	83,  // 93: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
+	2,   // 94: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
+	84,  // 95: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
+	21,  // 96: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
+	85,  // 97: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
+	18,  // 98: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
+	23,  // 99: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
+	86,  // 100: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
+	87,  // 101: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
+	88,  // 102: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
+	74,  // 103: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
+	89,  // 104: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
+	32,  // 105: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
+	90,  // 106: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
+	107, // [107:107] is the sub-list for method output_type
+	107, // [107:107] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	107, // [107:107] is the sub-list for extension extendee
+	0,   // [0:107] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_node_proto_init() }
@@ -3462,7 +4039,7 @@ func file_granary_node_v1_node_proto_init() {
 	if File_granary_node_v1_node_proto != nil {
 		return
 	}
-	file_granary_node_v1_node_proto_msgTypes[18].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[19].OneofWrappers = []any{
 		(*KnowledgeBaseCall_Create)(nil),
 		(*KnowledgeBaseCall_Get)(nil),
 		(*KnowledgeBaseCall_Update)(nil),
@@ -3483,8 +4060,9 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseCall_CheckExport)(nil),
 		(*KnowledgeBaseCall_BeginImport)(nil),
 		(*KnowledgeBaseCall_EndImport)(nil),
+		(*KnowledgeBaseCall_Erased)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[19].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[20].OneofWrappers = []any{
 		(*KnowledgeBaseReply_Error)(nil),
 		(*KnowledgeBaseReply_KnowledgeBase)(nil),
 		(*KnowledgeBaseReply_AddDocument)(nil),
@@ -3498,7 +4076,7 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseReply_ExportPage)(nil),
 		(*KnowledgeBaseReply_CheckExport)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[31].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[33].OneofWrappers = []any{
 		(*TenantCall_Get)(nil),
 		(*TenantCall_UpdateConfig)(nil),
 		(*TenantCall_GetSettings)(nil),
@@ -3508,16 +4086,39 @@ func file_granary_node_v1_node_proto_init() {
 		(*TenantCall_Wake)(nil),
 		(*TenantCall_GetAccess)(nil),
 		(*TenantCall_ReportKeyUse)(nil),
+		(*TenantCall_CreateKey)(nil),
+		(*TenantCall_GetKey)(nil),
+		(*TenantCall_ListKeys)(nil),
+		(*TenantCall_RevokeKey)(nil),
+		(*TenantCall_BindRole)(nil),
+		(*TenantCall_UnbindRole)(nil),
+		(*TenantCall_ListRoles)(nil),
+		(*TenantCall_CreateWorkspace)(nil),
+		(*TenantCall_ListWorkspaces)(nil),
+		(*TenantCall_UpdateWorkspace)(nil),
+		(*TenantCall_DeleteWorkspace)(nil),
+		(*TenantCall_CreateTenant)(nil),
+		(*TenantCall_UpdateTenant)(nil),
+		(*TenantCall_SuspendTenant)(nil),
+		(*TenantCall_ResumeTenant)(nil),
+		(*TenantCall_DeleteTenant)(nil),
+		(*TenantCall_UndeleteTenant)(nil),
+		(*TenantCall_DescribeTenant)(nil),
 		(*TenantCall_LeaseTokens)(nil),
 		(*TenantCall_GetUsage)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[32].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[34].OneofWrappers = []any{
 		(*TenantReply_Error)(nil),
 		(*TenantReply_Tenant)(nil),
 		(*TenantReply_Settings)(nil),
 		(*TenantReply_List)(nil),
 		(*TenantReply_Done)(nil),
 		(*TenantReply_Access)(nil),
+		(*TenantReply_Key)(nil),
+		(*TenantReply_Keys)(nil),
+		(*TenantReply_Roles)(nil),
+		(*TenantReply_Workspace)(nil),
+		(*TenantReply_Workspaces)(nil),
 		(*TenantReply_TokenLease)(nil),
 		(*TenantReply_Usage)(nil),
 	}
@@ -3527,7 +4128,7 @@ func file_granary_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_node_v1_node_proto_rawDesc), len(file_granary_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,239 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"granary.dev/granary/actors/kb"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
+)
+
+// What a gateway knows of its callers' standing: the state of their tenant, what
+// is bound to them, and their keys. It is the tenant's grain that knows; what it
+// said is used for less than a second, counted from when it was asked, so that a
+// revocation or a suspension is in force on every node within one.
+const (
+	standingLife  = 900 * time.Millisecond
+	standingAhead = 400 * time.Millisecond // older ones are asked for anew while they are used
+	standingAsk   = 2 * time.Second        // longest wait for the tenant's grain
+	standingRest  = time.Second            // how long a tenant that could not be asked is not asked again
+	standingIdle  = 10 * time.Minute       // who has not called for as long is forgotten first
+	standingMost  = 1 << 16                // callers remembered
+
+	// strangersPerSecond bounds what callers that nobody knows may have asked: each
+	// may wake a grain.
+	strangersPerSecond = 500
+)
+
+// caller names a credential inside its tenant.
+type callerID struct{ tenant, key, subject string }
+
+// standings remembers callers. Safe for concurrent use.
+type standings struct {
+	mu     sync.Mutex
+	known  map[callerID]*standing
+	second atomic.Int64 // of strangers
+	asked  atomic.Int64
+}
+
+// standing is one caller.
+type standing struct {
+	mu     sync.Mutex
+	asking chan struct{} // closed when the question under way is answered; nil when there is none
+	access *nodev1.Access
+	sent   time.Time // when access was asked for
+	failed time.Time // when the tenant could last not be asked
+	err    error
+}
+
+func (s *standings) of(id callerID, now time.Time) *standing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.known == nil {
+		s.known = make(map[callerID]*standing)
+	}
+	e := s.known[id]
+	if e == nil {
+		if len(s.known) >= standingMost {
+			s.sweep(now)
+		}
+		e = &standing{}
+		s.known[id] = e
+	}
+	return e
+}
+
+// sweep makes room: those who have not called for long go, and when that is too
+// few, some others.
+func (s *standings) sweep(now time.Time) {
+	for id, e := range s.known {
+		e.mu.Lock()
+		old := e.asking == nil && now.Sub(e.sent) > standingIdle
+		e.mu.Unlock()
+		if old || len(s.known) > standingMost*3/4 {
+			delete(s.known, id)
+		}
+	}
+}
+
+// stranger counts a question for somebody not known yet; false when there were too many.
+func (s *standings) stranger(now time.Time) bool {
+	if sec := now.Unix(); s.second.Swap(sec) != sec {
+		s.asked.Store(0)
+	}
+	return s.asked.Add(1) <= strangersPerSecond
+}
+
+// errTooManyStrangers: whoever is not known yet waits.
+func errTooManyStrangers() error {
+	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "Too many unknown callers; try again.").After(time.Second)
+}
+
+// standing tells what a tenant says of a caller. fresh is false when the tenant
+// could not be asked and the answer is an older one, or nil.
+func (g *Gateway) standing(ctx context.Context, id callerID) (a *nodev1.Access, fresh bool, err error) {
+	now := g.now()
+	e := g.standings.of(id, now)
+	e.mu.Lock()
+	age := now.Sub(e.sent)
+	switch {
+	case e.access != nil && age < standingLife:
+		if age > standingAhead && e.asking == nil {
+			g.askStanding(id, e)
+		}
+		a = e.access
+		e.mu.Unlock()
+		return a, true, nil
+	case now.Sub(e.failed) < standingRest:
+		a, err = e.access, e.err
+		e.mu.Unlock()
+		return a, false, err
+	case e.access == nil && e.asking == nil && !g.standings.stranger(now):
+		e.mu.Unlock()
+		return nil, false, errTooManyStrangers()
+	}
+	if e.asking == nil {
+		g.askStanding(id, e)
+	}
+	asking := e.asking
+	e.mu.Unlock()
+	select {
+	case <-asking:
+	case <-ctx.Done():
+		return nil, false, ctx.Err()
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.access, e.err == nil, e.err
+}
+
+// askStanding asks beside the call, with e locked.
+func (g *Gateway) askStanding(id callerID, e *standing) {
+	done := make(chan struct{})
+	e.asking = done
+	sent := g.now()
+	g.background.Go(func() {
+		ctx, cancel := context.WithTimeout(g.base, standingAsk)
+		defer cancel()
+		a, err := g.readStanding(ctx, id)
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.asking, e.err = nil, err; err == nil {
+			e.access, e.sent = a, sent
+		} else {
+			e.failed = g.now()
+		}
+		close(done)
+	})
+}
+
+func (g *Gateway) readStanding(ctx context.Context, id callerID) (*nodev1.Access, error) {
+	answer, err := g.cfg.Grains.Ask(ctx, kindTenant, id.tenant, id.tenant, &nodev1.TenantCall{
+		Header:    &nodev1.Header{Tenant: id.tenant, Principal: systemSubject, Internal: true},
+		Operation: &nodev1.TenantCall_GetAccess{GetAccess: &nodev1.GetAccess{KeyId: id.key, Subject: id.subject}}})
+	if err != nil {
+		return nil, err
+	}
+	reply, ok := answer.(*nodev1.TenantReply)
+	switch {
+	case ok && reply.GetError() != nil:
+		return nil, domainError(reply.GetError())
+	case !ok || reply.GetAccess() == nil:
+		return nil, errReply
+	}
+	return reply.GetAccess(), nil
+}
+
+// unreachable is what callers hear of a tenant that cannot be asked.
+func unreachable() error {
+	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "It cannot be told now who may call; try again.").After(time.Second)
+}
+
+// admitToken completes what a verified token says by what its tenant says. When
+// the tenant cannot be asked, the token's own roles still read: an outage of the
+// store must not take away what can be served without it. Writes could not be
+// acknowledged then anyway. What was last known of the tenant's state stays.
+func (g *Gateway) admitToken(ctx context.Context, spec connect.Spec, p Principal) (Principal, error) {
+	a, fresh, err := g.standing(ctx, callerID{tenant: p.Tenant, subject: p.Subject})
+	if err != nil && ctx.Err() != nil {
+		return p, ctx.Err()
+	}
+	if !fresh {
+		reads := spec.IdempotencyLevel == connect.IdempotencyNoSideEffects || spec.StreamType == connect.StreamTypeServer
+		if !reads {
+			return p, unreachable()
+		}
+		g.log.DebugContext(ctx, "the tenant cannot be asked who may call", slog.String("tenant", p.Tenant), slog.Any("error", err))
+	}
+	p.Grants = tokenGrants(p)
+	if a == nil {
+		return p, nil
+	}
+	if err := g.admitTenant(a); err != nil {
+		return p, err
+	}
+	if fresh {
+		p.Grants = append(p.Grants, boundGrants(p, a)...)
+	}
+	return p, nil
+}
+
+// boundGrants is what is bound to a token's subject: inside its workspace, if the
+// token names one.
+func boundGrants(p Principal, a *nodev1.Access) []kb.Grant {
+	var grants []kb.Grant
+	for _, b := range accessGrants(a) {
+		if p.Workspace != "" {
+			if b.Workspace != "" && b.Workspace != p.Workspace {
+				continue
+			}
+			b.Workspace = p.Workspace
+		}
+		grants = append(grants, b)
+	}
+	return grants
+}
+
+func accessGrants(a *nodev1.Access) []kb.Grant {
+	grants := make([]kb.Grant, len(a.GetGrants()))
+	for i, g := range a.GetGrants() {
+		grants[i] = kb.Grant{Role: kb.Role(g.GetRole()), Workspace: g.GetWorkspace(), KnowledgeBase: g.GetKnowledgeBase()}
+	}
+	return grants
+}
+
+// errUnknownTenant stays in the log.
+var errUnknownTenant = errors.New("the tenant does not exist, and none comes to be by its use")
+
+// admitTenant refuses the users of a tenant that is not active.
+func (g *Gateway) admitTenant(a *nodev1.Access) error {
+	if a.GetUnknownTenant() && g.cfg.RefuseUnknownTenants {
+		return errUnknownTenant
+	}
+	return kb.TenantState(a.GetState()).Admits()
+}
