@@ -253,7 +253,7 @@ func startWith(t *testing.T, turn func(*gateway.Gateway), change ...func(*gatewa
 	w.grains.fail(errors.New("no script"))
 	cfg := gateway.Config{
 		Grains: w.grains, Blobs: w.blobs, Verifier: authority, Operators: authority, Version: "test",
-		UploadKey: gateway.Secret(strings.Repeat("k", 32)), Grace: 20 * time.Millisecond,
+		UploadKey: gateway.Secret(strings.Repeat("k", 32)), KeyPepper: gateway.Secret(strings.Repeat("p", 32)), Grace: 20 * time.Millisecond,
 		Logger: slog.New(slog.NewJSONHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	for _, c := range change {

@@ -276,7 +276,7 @@ func TestHealth(t *testing.T) {
 		}
 	}
 	all, err := h.List(t.Context(), &healthpb.HealthListRequest{})
-	if err != nil || len(all.GetStatuses()) != 8 {
+	if err != nil || len(all.GetStatuses()) < 8 {
 		t.Errorf("list: %v %v", all, err)
 	}
 	for path, want := range map[string]string{"/health": "alive", "/ready": "ready"} {

@@ -75,6 +75,7 @@ type matrix struct {
 	authority *auth.Authority
 	key       ed25519.PrivateKey
 	kb, doc   string // acme's
+	apiKey    string // acme's
 	cells     int
 	before    map[string]answer // of globex and of strangers inside acme, when there was nothing yet
 }
@@ -96,7 +97,7 @@ func newMatrix(t *testing.T) *matrix {
 		t.Fatal(err)
 	}
 	return &matrix{T: t, w: newWire(t, s.URL), authority: authority, key: key.(ed25519.PrivateKey),
-		kb: "plans", doc: "road-map", before: map[string]answer{}}
+		kb: "plans", doc: "road-map", apiKey: "aaaaaaaaaaaaaaaa", before: map[string]answer{}}
 }
 
 // token makes a good token of a tenant.
@@ -199,8 +200,9 @@ func (m *matrix) outsiders() map[string]string {
 	return map[string]string{"a foreign tenant": m.token("globex", "", "admin"), "another workspace": m.token("acme", "elsewhere", "admin")}
 }
 
-// unlike are methods whose answer is another each time, whatever there is.
-var unlike = map[string]bool{"AppendUpload": true, "GetUsage": true} // GetUsage counts itself
+// unlike are methods whose answer is another each time, whatever there is: what is
+// compared of them is the code. GetUsage counts itself.
+var unlike = map[string]bool{"AppendUpload": true, "CreateApiKey": true, "ListApiKeys": true, "GetApiKey": true, "WhoAmI": true, "GetUsage": true}
 
 // eachOutsider tries every method of tenants as every outsider.
 func (m *matrix) eachOutsider(do func(cell string, rpc protoreflect.MethodDescriptor, who string, a answer)) {
@@ -233,6 +235,11 @@ func (m *matrix) settle() {
 		m.Fatal(err)
 	}
 	c.Settle(m.T, r.GetDocument().GetName())
+	key, err := c.Access.CreateApiKey(m.Context(), &granaryv1.CreateApiKeyRequest{Grants: []*granaryv1.AccessGrant{{Role: "viewer"}}})
+	if err != nil {
+		m.Fatal(err)
+	}
+	m.apiKey = key.GetApiKey().GetName()
 }
 
 func TestNobodyGetsAtWhatIsNotTheirsByAnyRPC_B1_I13(t *testing.T) {

@@ -23,8 +23,10 @@ type Clients struct {
 	Search    granaryv1connect.SearchServiceClient
 	Events    granaryv1connect.EventServiceClient
 	Tenants   granaryv1connect.TenantServiceClient
+	Access    granaryv1connect.AccessServiceClient
 	Cluster   granaryv1connect.ClusterServiceClient
 	Keys      granaryv1connect.EncryptionServiceClient
+	Admin     granaryv1connect.TenantAdminServiceClient // of all tenants, for operators
 }
 
 // Dial makes clients of a server. watch, if given, is told the path of each request.
@@ -40,8 +42,10 @@ func Dial(t testing.TB, url, token string, watch ...func(path string)) *Clients 
 		Search:    granaryv1connect.NewSearchServiceClient(client),
 		Events:    granaryv1connect.NewEventServiceClient(client),
 		Tenants:   granaryv1connect.NewTenantServiceClient(client),
+		Access:    granaryv1connect.NewAccessServiceClient(client),
 		Cluster:   granaryv1connect.NewClusterServiceClient(client),
 		Keys:      granaryv1connect.NewEncryptionServiceClient(client),
+		Admin:     granaryv1connect.NewTenantAdminServiceClient(client),
 	}
 }
 
