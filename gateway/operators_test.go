@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	clusterService    = "/granary.v1.ClusterService/"
-	encryptionService = "/granary.v1.EncryptionService/"
+	clusterService     = "/granary.v1.ClusterService/"
+	encryptionService  = "/granary.v1.EncryptionService/"
 	tenantAdminService = "/granary.v1.TenantAdminService/"
 )
 

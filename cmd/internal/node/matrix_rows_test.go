@@ -66,19 +66,23 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	"SetRoleBinding": one(func(m *matrix) proto.Message {
 		return &granaryv1.SetRoleBindingRequest{Binding: &granaryv1.RoleBinding{Subject: "bob", Grant: &granaryv1.AccessGrant{Role: "admin", KnowledgeBase: m.kb}}}
 	}),
-	"RemoveRoleBinding": one(func(m *matrix) proto.Message { return &granaryv1.RemoveRoleBindingRequest{Subject: "bob", KnowledgeBase: m.kb} }),
-	"ListRoleBindings":  one(func(*matrix) proto.Message { return &granaryv1.ListRoleBindingsRequest{} }),
-	"CreateWorkspace":   one(func(*matrix) proto.Message { return &granaryv1.CreateWorkspaceRequest{WorkspaceId: "default"} }),
-	"ListWorkspaces":    one(func(*matrix) proto.Message { return &granaryv1.ListWorkspacesRequest{} }),
+	"RemoveRoleBinding": one(func(m *matrix) proto.Message {
+		return &granaryv1.RemoveRoleBindingRequest{Subject: "bob", KnowledgeBase: m.kb}
+	}),
+	"ListRoleBindings": one(func(*matrix) proto.Message { return &granaryv1.ListRoleBindingsRequest{} }),
+	"CreateWorkspace":  one(func(*matrix) proto.Message { return &granaryv1.CreateWorkspaceRequest{WorkspaceId: "default"} }),
+	"ListWorkspaces":   one(func(*matrix) proto.Message { return &granaryv1.ListWorkspacesRequest{} }),
 	"UpdateWorkspace": one(func(*matrix) proto.Message {
-		return &granaryv1.UpdateWorkspaceRequest{Workspace: &granaryv1.Workspace{Name: "default", DisplayName: "x"}}
+		return &granaryv1.UpdateWorkspaceRequest{Workspace: &granaryv1.Workspace{Name: "default"}}
 	}),
 	"DeleteWorkspace": one(func(*matrix) proto.Message { return &granaryv1.DeleteWorkspaceRequest{Name: "made"} }),
 
 	"CreateTenant":   one(func(*matrix) proto.Message { return &granaryv1.CreateTenantRequest{TenantId: "initech"} }),
 	"DescribeTenant": one(func(*matrix) proto.Message { return &granaryv1.DescribeTenantRequest{Name: "acme"} }),
 	"ListTenants":    one(func(*matrix) proto.Message { return &granaryv1.ListTenantsRequest{} }),
-	"UpdateTenant":   one(func(*matrix) proto.Message { return &granaryv1.UpdateTenantRequest{Name: "acme", DisplayName: proto.String("Acme")} }),
+	"UpdateTenant": one(func(*matrix) proto.Message {
+		return &granaryv1.UpdateTenantRequest{Name: "acme", DisplayName: proto.String("Acme")}
+	}),
 	"SuspendTenant":  one(func(*matrix) proto.Message { return &granaryv1.SuspendTenantRequest{Name: "initech"} }),
 	"ResumeTenant":   one(func(*matrix) proto.Message { return &granaryv1.ResumeTenantRequest{Name: "acme"} }),
 	"DeleteTenant":   one(func(*matrix) proto.Message { return &granaryv1.DeleteTenantRequest{Name: "initech"} }),
