@@ -32,6 +32,7 @@ type keys struct {
 	hashKey []byte
 	mixed   bool // values from before the keys may be there
 
+	used int64        // the ring's tick when they were last asked for; under its lock
 	gone atomic.Bool  // destroyed: whoever still holds them can do nothing
 	seen atomic.Int64 // when the row last had this version, on the ring's clock
 }

@@ -26,11 +26,16 @@ type ring struct {
 	mixed  bool // the store had content before it had keys
 
 	looked atomic.Int64 // when the changes were last asked for; nanoseconds since start
+	ticks  atomic.Int64 // of Poll since the start: a clock that costs nothing to read
 
 	mu     sync.Mutex
 	byName map[string]*list.Element
-	recent list.List // of *keys, the last used first
+	recent list.List        // of *keys, the last used first
+	ended  map[string]int64 // tenants whose keys are destroyed, and when that was first seen here
 }
+
+// endedMost bounds what is remembered of destroyed tenants; beyond it, it is learned anew.
+const endedMost = 10_000
 
 // now is on the ring's own clock, and never 0.
 func (r *ring) now() int64 { return int64(time.Since(r.start)) + 1 }
@@ -42,6 +47,7 @@ func (r *ring) get(tenant string) (k *keys, trusted bool) {
 	if ok {
 		r.recent.MoveToFront(e)
 		k = e.Value.(*keys)
+		k.used = r.ticks.Load()
 	}
 	r.mu.Unlock()
 	if !ok {
@@ -57,6 +63,7 @@ func (r *ring) get(tenant string) (k *keys, trusted bool) {
 func (r *ring) keep(k *keys) *keys {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	k.used = r.ticks.Load()
 	if e, ok := r.byName[k.tenant]; ok {
 		old := e.Value.(*keys)
 		if old.version >= k.version {
@@ -80,6 +87,12 @@ func (r *ring) keep(k *keys) *keys {
 func (r *ring) drop(tenant string, version int64, destroyed bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if _, known := r.ended[tenant]; destroyed && !known {
+		if len(r.ended) >= endedMost {
+			clear(r.ended)
+		}
+		r.ended[tenant] = r.now()
+	}
 	e, ok := r.byName[tenant]
 	if !ok {
 		return
@@ -116,6 +129,7 @@ func (r *ring) read(ctx context.Context, tenant string) (*keys, error) {
 		r.drop(tenant, rec.Version, true)
 		return nil, errDestroyed
 	}
+	r.born(tenant)
 	if k, _ := r.get(tenant); k != nil && k.version == rec.Version {
 		k.seen.Store(asked)
 		return k, nil
@@ -125,6 +139,7 @@ func (r *ring) read(ctx context.Context, tenant string) (*keys, error) {
 		return nil, err
 	}
 	k.seen.Store(asked)
+	k.handle = nil // for rotations only, which read the row
 	return r.keep(k), nil
 }
 
@@ -189,6 +204,9 @@ func (r *ring) make(ctx context.Context, tenant string) error {
 		return err
 	case rec.Destroyed():
 		version = rec.Version + 1
+		if err := r.waitOut(ctx, tenant); err != nil {
+			return err
+		}
 	default:
 		return nil
 	}
@@ -205,6 +223,34 @@ func (r *ring) make(ctx context.Context, tenant string) error {
 		return journal.ErrKeysChanged
 	}
 	return err
+}
+
+// born forgets that a tenant was destroyed: it has keys again.
+func (r *ring) born(tenant string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.ended, tenant)
+}
+
+// waitOut waits until no node can still use the keys of a destroyed tenant: what it
+// sealed for the next tenant of that name would be lost.
+func (r *ring) waitOut(ctx context.Context, tenant string) error {
+	if r.cfg.Lone {
+		return nil
+	}
+	r.mu.Lock()
+	since, ok := r.ended[tenant]
+	if !ok {
+		since = r.now()
+		r.ended[tenant] = since
+	}
+	r.mu.Unlock()
+	select {
+	case <-time.After(time.Duration(since + int64(r.cfg.Trust) - r.now())):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // pageOfChanges bounds one look at what has changed.
@@ -229,7 +275,7 @@ func (r *ring) look(ctx context.Context, mark int64) (int64, error) {
 	}
 }
 
-// watch looks every Poll until ctx ends.
+// watch looks every Poll, unless nobody else is there, until ctx ends.
 func (r *ring) watch(ctx context.Context, mark int64, report func(error)) {
 	tick := time.NewTicker(r.cfg.Poll)
 	defer tick.Stop()
@@ -239,10 +285,24 @@ func (r *ring) watch(ctx context.Context, mark int64, report func(error)) {
 			return
 		case <-tick.C:
 		}
+		r.sweep(r.ticks.Add(1) - int64(r.cfg.Idle/r.cfg.Poll))
+		if r.cfg.Lone {
+			continue
+		}
 		next, err := r.look(ctx, mark)
 		if err != nil && ctx.Err() == nil {
 			report(err)
 		}
 		mark = next
+	}
+}
+
+// sweep forgets keys that were not used since a tick.
+func (r *ring) sweep(before int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for e := r.recent.Back(); e != nil && e.Value.(*keys).used < before; e = r.recent.Back() {
+		delete(r.byName, e.Value.(*keys).tenant)
+		r.recent.Remove(e)
 	}
 }

@@ -40,8 +40,10 @@ type Config struct {
 	// Trust is how long keys are used after the store was last asked about them.
 	// Default 4s.
 	Trust time.Duration
-	// Cache is of how many tenants keys are held. Default 16384.
+	// Cache is of how many tenants keys are held at most. Default 16384.
 	Cache int
+	// Idle is how long keys nobody asks for are held. Default 5m.
+	Idle time.Duration
 }
 
 // Store encrypts what Inner keeps. Safe for concurrent use.
@@ -73,8 +75,9 @@ func Open(ctx context.Context, inner Inner, cfg Config) (*Store, error) {
 	defaults(&cfg.Poll, time.Second)
 	defaults(&cfg.Trust, 4*time.Second)
 	defaults(&cfg.Cache, 16384)
+	defaults(&cfg.Idle, 5*time.Minute)
 	s := &Store{Inner: inner, failures: failures{log: cfg.Logger},
-		ring: &ring{store: inner, master: cfg.Master, cfg: cfg, start: time.Now(), byName: make(map[string]*list.Element)}}
+		ring: &ring{store: inner, master: cfg.Master, cfg: cfg, start: time.Now(), byName: make(map[string]*list.Element), ended: make(map[string]int64)}}
 	var err error
 	if s.own, err = s.ring.own(ctx); err != nil {
 		return nil, err
@@ -83,14 +86,12 @@ func Open(ctx context.Context, inner Inner, cfg Config) (*Store, error) {
 	if s.codec, err = codec.New(); err != nil {
 		return nil, err
 	}
-	s.stop = s.codec.Close
-	if cfg.Lone {
-		return s, nil
-	}
-	_, mark, err := inner.KeyChanges(ctx, -1, 0)
-	if err != nil {
-		s.stop()
-		return nil, err
+	var mark int64
+	if !cfg.Lone {
+		if _, mark, err = inner.KeyChanges(ctx, -1, 0); err != nil {
+			s.codec.Close()
+			return nil, err
+		}
 	}
 	watching, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var watcher sync.WaitGroup
@@ -270,19 +271,17 @@ func (s *Store) Destroy(ctx context.Context, tenant string) error {
 	if err := s.DestroyKeys(ctx, tenant); err != nil {
 		return err
 	}
-	if _, err := s.ring.read(ctx, tenant); err != nil && !errors.Is(err, errDestroyed) && !errors.Is(err, errNoKeys) {
+	switch _, err := s.ring.read(ctx, tenant); {
+	case errors.Is(err, errNoKeys):
+		return nil
+	case errors.Is(err, errDestroyed):
+	case err == nil:
+		return nil // it has new ones already
+	default:
 		return err
 	}
 	s.log.Info("keys of a tenant destroyed", "tenant", tenant)
-	if s.ring.cfg.Lone {
-		return nil
-	}
-	select {
-	case <-time.After(s.ring.cfg.Trust):
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return s.ring.waitOut(ctx, tenant)
 }
 
 // KeyInfo tells of a tenant's keys what anybody may know.

@@ -21,7 +21,7 @@ import (
 	"granary.dev/granary/cluster"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
-	"granary.dev/granary/storage/embedded"
+	"granary.dev/granary/storage/sealed"
 )
 
 // rig is one node without its gateway.
@@ -48,7 +48,7 @@ const never = 24 * time.Hour
 
 // newRig opens the store and the parse pool.
 func newRig(ctx context.Context, c rigConfig) (*rig, error) {
-	store, err := embedded.Open(ctx, embedded.Config{Dir: c.dir})
+	store, err := openStore(ctx, c.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +166,7 @@ func (r *rig) search(ctx context.Context, tenant, id string, req *granaryv1.Sear
 
 // watchedStore tells of committed events.
 type watchedStore struct {
-	*embedded.Store
+	*sealed.Store
 	onEvent func(journal.Identity, journal.Event)
 }
 

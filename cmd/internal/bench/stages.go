@@ -19,7 +19,7 @@ import (
 	"granary.dev/granary/actors/pipeline/embed"
 	"granary.dev/granary/actors/pipeline/sandbox"
 	"granary.dev/granary/actors/search"
-	"granary.dev/granary/storage/embedded"
+	"granary.dev/granary/storage/sealed"
 )
 
 // stage is what one step costs by itself.
@@ -146,7 +146,7 @@ func (s *stageRun) store(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	store, err := embedded.Open(ctx, embedded.Config{Dir: dir})
+	store, err := openStore(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -172,7 +172,7 @@ func (s *stageRun) store(ctx context.Context) (err error) {
 
 // storedKB writes one knowledge base.
 type storedKB struct {
-	store *embedded.Store
+	store *sealed.Store
 	scope journal.Scope
 	fence journal.Fence
 	head  int64

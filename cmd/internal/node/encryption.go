@@ -61,7 +61,7 @@ func (n *Node) seal(ctx context.Context, inner sealed.Inner) (*sealed.Store, err
 		if err != nil {
 			return fmt.Errorf("encryption: %w", err)
 		}
-		out, err = sealed.Open(ctx, inner, sealed.Config{Master: master, Logger: n.log, Lone: !n.cfg.shared()})
+		out, err = sealed.Open(ctx, inner, sealed.Config{Master: master, Logger: n.log, Lone: !n.cfg.shared(), Idle: n.cfg.Memory.TrimAfter})
 		if err != nil {
 			return fmt.Errorf("encryption: %w", err)
 		}
