@@ -44,6 +44,7 @@ var (
 // policy decides which addresses may be dialled.
 type policy struct {
 	allowed []netip.Prefix // of the configuration
+	nat64   []netip.Prefix // of the configuration: public addresses that are ways to IPv4
 }
 
 // check returns why an address may not be dialled, nil if it may.
@@ -55,12 +56,17 @@ func (p policy) check(addr netip.Addr) error {
 	if addr.Zone() != "" {
 		return fmt.Errorf("%s has a zone", addr)
 	}
+	for _, n := range p.nat64 {
+		if n.Contains(addr) {
+			return p.check(embeddedIPv4(n.Bits(), addr))
+		}
+	}
 	for _, a := range p.allowed {
 		if a.Contains(addr) {
 			// A network behind NAT64 may be allowed as the way to IPv4; what is
 			// reached through it is judged as IPv4.
 			if nat64.Contains(addr) {
-				return p.check(embeddedIPv4(addr))
+				return p.check(embeddedIPv4(nat64.Bits(), addr))
 			}
 			return nil
 		}
@@ -70,14 +76,44 @@ func (p policy) check(addr netip.Addr) error {
 			return fmt.Errorf("%s is %s address space", addr, r.what)
 		}
 	}
-	if addr.Is6() && !globalUnicast.Contains(addr) {
+	switch {
+	case !addr.Is6():
+	case !globalUnicast.Contains(addr):
 		return fmt.Errorf("%s is not global unicast address space", addr)
+	case isISATAP(addr):
+		return fmt.Errorf("%s is a tunnel to an IPv4 address", addr)
 	}
 	return nil
 }
 
-// embeddedIPv4 is the address in the last 32 bits of a NAT64 address.
-func embeddedIPv4(addr netip.Addr) netip.Addr {
+// isISATAP tells an address whose last 64 bits are those of ISATAP (RFC 5214), in any
+// prefix: a router of it would send on to the IPv4 address in the last 32, which is
+// mostly a private one.
+func isISATAP(addr netip.Addr) bool {
 	b := addr.As16()
-	return netip.AddrFrom4([4]byte(b[12:]))
+	return b[8]&^0x02 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
+}
+
+// ValidNAT64 tells whether a prefix is one that IPv4 addresses are embedded in.
+func ValidNAT64(p netip.Prefix) bool {
+	switch p.Bits() {
+	case 32, 40, 48, 56, 64, 96:
+		return p.Addr().Is6() && !p.Addr().Is4In6()
+	}
+	return false
+}
+
+// embeddedIPv4 is the IPv4 address behind a prefix of NAT64 (RFC 6052, 2.2). Bits
+// 64 to 71 are not part of it.
+func embeddedIPv4(bits int, addr netip.Addr) netip.Addr {
+	b := addr.As16()
+	var v4 [4]byte
+	for i, at := 0, bits/8; i < len(v4); at++ {
+		if at == 8 {
+			continue
+		}
+		v4[i] = b[at]
+		i++
+	}
+	return netip.AddrFrom4(v4)
 }

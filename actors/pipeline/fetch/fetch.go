@@ -38,6 +38,7 @@ import (
 // Config configures a [Fetcher]. Zero fields take the defaults named here.
 type Config struct {
 	AllowedNetworks []netip.Prefix // dialled although not public; default none
+	NAT64           []netip.Prefix // public prefixes that lead to IPv4 here (RFC 6052); judged as the IPv4 address
 	Ports           []uint16       // default 80, 443, 8080, 8443
 	MaxBytes        int64          // decoded bytes; default 64 MiB
 	MaxRedirects    int            // default 3; negative: none
@@ -100,7 +101,7 @@ func New(c Config) *Fetcher {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		}
 	}
-	f := &Fetcher{cfg: c, policy: policy{allowed: slices.Clone(c.AllowedNetworks)}}
+	f := &Fetcher{cfg: c, policy: policy{allowed: slices.Clone(c.AllowedNetworks), nat64: slices.Clone(c.NAT64)}}
 	f.client = &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  nil, // a proxy would dial for us, unchecked
@@ -126,6 +127,7 @@ func (f *Fetcher) Fetch(ctx context.Context, rawURL string, w io.Writer) (Meta, 
 	}
 	hopCtx, cancel := context.WithTimeout(ctx, f.cfg.Timeout)
 	defer cancel()
+	hopCtx = context.WithValue(hopCtx, fetchKey{}, hopCtx)
 	req, err := http.NewRequestWithContext(hopCtx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return Meta{}, urlError("it cannot be read", err)
@@ -179,8 +181,19 @@ func (f *Fetcher) redirect(req *http.Request, via []*http.Request) error {
 	return f.checkURL(req.URL)
 }
 
-// dial resolves the host and connects to the first address that answers.
+// fetchKey finds the context of the fetch among a dial's values.
+type fetchKey struct{}
+
+// dial resolves the host and connects to the first address that answers. The
+// transport dials on when a request has ended, for the next one, of which there is
+// none here: names and addresses that never answer would keep goroutines and sockets.
 func (f *Fetcher) dial(ctx context.Context, network, hostPort string) (net.Conn, error) {
+	if fetch, ok := ctx.Value(fetchKey{}).(context.Context); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(fetch, cancel)()
+	}
 	host, port, err := net.SplitHostPort(hostPort)
 	if err != nil {
 		return nil, err

@@ -16,6 +16,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/actors/pipeline/fetch"
 	"granary.dev/granary/storage/sealed"
 )
 
@@ -88,6 +89,9 @@ type FetchConfig struct {
 	// AllowNetworks are address ranges (CIDR) that may be fetched from although
 	// they are private, loopback or otherwise special.
 	AllowNetworks []string `yaml:"allow_networks"`
+	// NAT64Prefixes are public ranges that lead to IPv4 in the network of the server
+	// (RFC 6052): an address in them is judged as the IPv4 address in it.
+	NAT64Prefixes []string `yaml:"nat64_prefixes"`
 	// Ports a URL may name. Default 80, 443, 8080, 8443.
 	Ports []uint16 `yaml:"ports"`
 	// Timeout of one fetch. Default 60s.
@@ -135,6 +139,7 @@ var ErrConfig = errors.New("configuration")
 type Completed struct {
 	Config
 	networks []netip.Prefix
+	nat64    []netip.Prefix
 	proxies  []netip.Prefix
 	apiKey   string
 	gossip   [][]byte // keys
@@ -247,6 +252,13 @@ func (c *Completed) checkFetch() error {
 			return configErrorf("fetch.allow_networks: %w", err)
 		}
 		c.networks = append(c.networks, p)
+	}
+	for _, s := range c.Fetch.NAT64Prefixes {
+		p, err := netip.ParsePrefix(s)
+		if err != nil || !fetch.ValidNAT64(p) {
+			return configErrorf("fetch.nat64_prefixes: %q is no IPv6 range of 32, 40, 48, 56, 64 or 96 bits", s)
+		}
+		c.nat64 = append(c.nat64, p)
 	}
 	for _, p := range c.Fetch.Ports {
 		if p == 0 {

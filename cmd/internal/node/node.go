@@ -212,7 +212,7 @@ func (n *Node) newParser() (*parser, error) {
 
 func (n *Node) newFetcher() fetcher {
 	f := n.cfg.Fetch
-	return fetcher{fetch.New(fetch.Config{AllowedNetworks: n.cfg.networks, Ports: f.Ports, Timeout: f.Timeout, MaxBytes: f.MaxBytes})}
+	return fetcher{fetch.New(fetch.Config{AllowedNetworks: n.cfg.networks, NAT64: n.cfg.nat64, Ports: f.Ports, Timeout: f.Timeout, MaxBytes: f.MaxBytes})}
 }
 
 func (n *Node) newEmbedder() (actors.Embedder, error) {
