@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,6 +38,8 @@ type world struct {
 	wake   context.CancelFunc
 	woke   chan struct{}
 	boot   int
+
+	shredded atomic.Int64 // times a tenant's keys were destroyed
 }
 
 // setup is what a test may choose.
@@ -46,7 +49,7 @@ type setup struct {
 	children int
 	waker    bool
 	tier     kb.Tier
-	metered  bool // calls and vector operations are counted
+	metered  bool                            // calls and vector operations are counted
 	asker    func(actors.Asker) actors.Asker // decorates what the grains ask with
 	trim     time.Duration
 	idle     time.Duration
@@ -93,7 +96,7 @@ func (w *world) start() {
 		grainAsker = w.setup.asker(ask)
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	w.grains = actors.NewGrains(actors.Deps{Node: "node-1", Store: &store{w.disk, f}, Blobs: &blobs{w.disk, f}, Counters: w.disk, Directory: w.disk,
+	w.grains = actors.NewGrains(actors.Deps{Node: "node-1", Store: &store{w.disk, f}, Blobs: &blobs{w.disk, f}, Counters: w.disk, Directory: w.disk, Shredder: shredder{f, &w.shredded},
 		Chunks: &chunks{w.disk, f}, Asker: grainAsker, Parser: parser{f}, Fetcher: fetcher{f}, Embedder: embedder{f},
 		Slots: actors.NewScheduler(orDefault(w.setup.slots, 4)), Logger: log, Tier: w.setup.tier,
 		ChildrenPerKB: w.setup.children, Retry: w.setup.retry, Jitter: func() float64 { return 0 }, Meters: w.meters()})

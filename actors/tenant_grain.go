@@ -24,12 +24,15 @@ type tenantGrain struct {
 	used        map[string]int64  // last uses of API keys, seconds since 1970
 
 	purging    bool // a purge is under way
+	finishing  bool // its last steps are: nothing is decided any more
 	purgeTimer *time.Timer
 	endPurge   func()
 }
 
 func newTenantGrain(d *Deps, id journal.Identity) *tenantGrain {
-	return &tenantGrain{core: core{deps: d, id: id}}
+	g := &tenantGrain{core: core{deps: d, id: id}}
+	g.later = g.dueLater
+	return g
 }
 
 type tenantState struct{ *kb.Tenant }
@@ -150,7 +153,10 @@ func (g *tenantGrain) loaded(ctx actor.Context, m *loadedMsg) {
 	g.counters, g.rates, g.used = m.counters, nil, usesOf(m.counters)
 	waiting := g.begin(m)
 	// A row that is there stays until this activation knows better.
-	g.wakeSet = g.owes()
+	if g.wakeSet = g.owes(); !g.wakeSet {
+		g.wakeDue = g.dueLater()
+		g.wakeSet = !g.wakeDue.IsZero()
+	}
 	g.purgeWhenDue()
 	for _, c := range waiting {
 		g.handle(c)
@@ -231,6 +237,10 @@ func (g *tenantGrain) handle(c call) {
 func (g *tenantGrain) serve(c call, m *nodev1.TenantCall) {
 	if g.broken != nil {
 		c.Reply(nil, g.broken)
+		return
+	}
+	if g.finishing {
+		c.Reply(nil, movedError())
 		return
 	}
 	switch op := m.GetOperation().(type) {

@@ -37,8 +37,9 @@ const (
 type (
 	purgeMsg  struct{}
 	purgedMsg struct {
-		fence journal.Fence
-		err   error
+		fence    journal.Fence
+		finished bool // the tenant itself is gone; else its knowledge bases are
+		err      error
 	}
 )
 
@@ -91,46 +92,68 @@ func (g *tenantGrain) dueLater() time.Time {
 	return g.tenant.PurgeAt()
 }
 
-// purge runs the steps beside the mailbox.
+// purge has the knowledge bases erased, beside the mailbox. They tell the tenant of
+// their end, so that its journal goes on until they are.
 func (g *tenantGrain) purge() {
 	g.purging = true
-	fence, last := g.fence, g.at()
-	seq := last.Seq
+	fence := g.fence
+	g.asidePurge(func(ctx context.Context) { g.tell(&purgedMsg{fence: fence, err: g.purgeKnowledgeBases(ctx)}) })
+}
+
+func (g *tenantGrain) asidePurge(work func(context.Context)) {
 	ctx, cancel := context.WithTimeout(context.Background(), purgeTimeout)
 	g.endPurge = cancel
+	go func() {
+		defer cancel()
+		work(ctx)
+	}()
+}
+
+// finishPurge ends the tenant itself. Nothing is decided from here on.
+func (g *tenantGrain) finishPurge() {
+	g.finishing = true
+	if !g.quiet() {
+		g.onQuiet(func(err error) {
+			if err == nil {
+				g.finishPurge()
+			}
+		})
+		return
+	}
+	fence, last := g.fence, g.at()
 	blank := g.tenant.Remains()
 	still := blank.Freeze()
-	blank.ResetTo(seq)
+	blank.ResetTo(last.Seq)
 	free := blank.Freeze()
+	g.asidePurge(func(ctx context.Context) {
+		g.tell(&purgedMsg{fence: fence, finished: true, err: g.eraseSelf(ctx, fence, last, still, free)})
+	})
+}
+
+// eraseSelf destroys the keys and erases the journal, between two snapshots at its
+// head. The first says "purging", and nothing else, until all is gone: whoever
+// takes over in between goes on instead of showing the rest to the next of the name.
+func (g *tenantGrain) eraseSelf(ctx context.Context, fence journal.Fence, last journal.Snapshot, still, free func() ([]byte, error)) error {
 	save := func(encode func() ([]byte, error)) error {
 		state, err := encode()
 		if err != nil {
 			return err
 		}
-		return g.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: state, Hash: last.Hash, Blank: true})
+		return g.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: last.Seq, State: state, Hash: last.Hash, Blank: true})
 	}
-	go func() {
-		defer cancel()
-		m := &purgedMsg{fence: fence}
-		defer func() { g.tell(m) }()
-		if m.err = g.purgeKnowledgeBases(ctx); m.err != nil {
-			return
+	if err := save(still); err != nil {
+		return err
+	}
+	if g.deps.Shredder != nil {
+		if err := g.deps.Shredder.Destroy(ctx, g.id.Tenant); err != nil {
+			return err
 		}
-		// The snapshot says "purging", and nothing else, until all is gone: whoever takes
-		// over in between goes on instead of showing the rest to the next of the name.
-		if m.err = save(still); m.err != nil {
-			return
-		}
-		if m.err = g.deps.Store.Erase(ctx, fence); m.err != nil {
-			return
-		}
-		if g.deps.Shredder != nil {
-			if m.err = g.deps.Shredder.Destroy(ctx, g.id.Tenant); m.err != nil {
-				return
-			}
-		}
-		m.err = save(free)
-	}()
+	}
+	// The wake-up row goes with the journal: all that must not be forgotten is done.
+	if err := g.deps.Store.Erase(ctx, fence); err != nil {
+		return err
+	}
+	return save(free)
 }
 
 // purgeKnowledgeBases deletes all there ever were and waits for their erasure. It
@@ -203,7 +226,11 @@ func (g *tenantGrain) purged(m *purgedMsg) {
 	if m.fence != g.fence || g.phase != phaseActive || g.broken != nil {
 		return
 	}
-	g.purging = false
+	if m.err == nil && !m.finished {
+		g.finishPurge()
+		return
+	}
+	g.purging, g.finishing = false, false
 	switch {
 	case errors.Is(m.err, journal.ErrFenced):
 		g.tell(&lostMsg{m.fence})
@@ -213,7 +240,7 @@ func (g *tenantGrain) purged(m *purgedMsg) {
 	default:
 		g.log().Info("tenant erased")
 		g.tenant.ResetTo(g.tenant.Revision())
-		g.snapshot, g.wakeSet = g.committed, false
+		g.snapshot, g.wakeSet, g.wakeDue = g.committed, false, time.Time{}
 		g.counters, g.rates, g.used, g.subscribers = nil, nil, nil, nil
 	}
 }
