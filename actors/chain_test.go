@@ -77,7 +77,7 @@ func TestJournalIsOneHashChainThroughLoadsSnapshotsAndErasures_I1(t *testing.T) 
 
 func TestEventsSayFromWhereTheyWereCaused_I1(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
-		m := &nodev1.KnowledgeBaseCall{Header: &nodev1.Header{Tenant: tenant, Principal: "tester", RequestId: "r-1", Remote: "192.0.2.7"},
+		m := &nodev1.KnowledgeBaseCall{Header: &nodev1.Header{Tenant: tenant, Principal: "tester", Internal: true, RequestId: "r-1", Remote: "192.0.2.7"},
 			Operation: &nodev1.KnowledgeBaseCall_Create{Create: &granaryv1.CreateKnowledgeBaseRequest{KnowledgeBaseId: "notes"}}}
 		if _, err := w.ask(t.Context(), "kb", "notes", m); err != nil {
 			t.Fatal(err)

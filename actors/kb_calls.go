@@ -36,7 +36,7 @@ func reads(m *nodev1.KnowledgeBaseCall) bool {
 	switch m.GetOperation().(type) {
 	case *nodev1.KnowledgeBaseCall_Get, *nodev1.KnowledgeBaseCall_GetDocument, *nodev1.KnowledgeBaseCall_ListDocuments,
 		*nodev1.KnowledgeBaseCall_ListChunks, *nodev1.KnowledgeBaseCall_GetText, *nodev1.KnowledgeBaseCall_Search,
-		*nodev1.KnowledgeBaseCall_ReadEvents, *nodev1.KnowledgeBaseCall_Erased:
+		*nodev1.KnowledgeBaseCall_ReadEvents, *nodev1.KnowledgeBaseCall_Erased, *nodev1.KnowledgeBaseCall_GetUse:
 		return true
 	}
 	return false
@@ -84,6 +84,10 @@ func (g *kbGrain) serve(c call, m *nodev1.KnowledgeBaseCall) {
 		g.setSettings(op.TenantChanged)
 		g.tell(&wakeMsg{})
 		c.Reply(&nodev1.KnowledgeBaseReply{Revision: g.committed, Result: &nodev1.KnowledgeBaseReply_Done{Done: &nodev1.Done{}}}, nil)
+	case *nodev1.KnowledgeBaseCall_GetUse:
+		g.getUse(c, op.GetUse)
+	case *nodev1.KnowledgeBaseCall_Storage:
+		g.serveStorage(c, m)
 	default:
 		g.handleWrite(c, m)
 	}

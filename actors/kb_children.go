@@ -191,15 +191,7 @@ func (g *kbGrain) receiveReport(ctx actor.Context, m interface{ of() run }) {
 	case *stageReport:
 		g.receiveStage(m)
 	case *fetchedReport:
-		err := g.kb.CheckStorage(r.doc, m.source.Size, w.settings.limits)
-		var events []kb.Event
-		if err == nil {
-			events, err = g.kb.Fetched(r.doc, r.version, r.attempt, m.source, m.mediaType, m.name)
-		}
-		if err != nil || !claims(events) {
-			g.discard(m.source.Blob)
-		}
-		g.decideReport(r, "fetch", events, err, m.decided)
+		g.fetched(m)
 	case *chunkedReport:
 		events, err := g.kb.ChunksWritten(r.doc, r.version, r.attempt, m.chunks, m.model, m.content)
 		if err == nil {

@@ -264,7 +264,8 @@ func (g *kbGrain) eraseAll() {
 	for d := range g.kb.All {
 		blobs = append(blobs, kb.GarbageBetween(d, nil).Blobs...)
 	}
-	uid := g.kb.UID()
+	uid, word := g.kb.UID(), g.storageWord()
+	word.Held, word.Used = 0, 0
 	g.aside(func(ctx context.Context) error {
 		if err := g.deps.runs.wait(ctx, ofScope(scope)); err != nil {
 			return err
@@ -275,13 +276,17 @@ func (g *kbGrain) eraseAll() {
 		if err := g.remove(ctx, scope, kb.Garbage{Blobs: blobs}); err != nil {
 			return err
 		}
-		// The name becomes free only when the list is free of it.
-		return g.unlist(uid)
+		// The name becomes free only when the list is free of it, and its bytes are too.
+		if err := g.unlist(uid); err != nil {
+			return err
+		}
+		return g.returnStorage(word)
 	}, func(err error) {
 		if err != nil {
 			g.again("knowledge base not erased yet", err, g.eraseAll)
 			return
 		}
+		g.storage.known = false
 		if g.kb.Phase() == kb.PhaseDeleting && g.kb.UID() == uid {
 			g.record([]kb.Event{&kb.Deleted{}}, func(err error) {
 				if err == nil {

@@ -17,7 +17,8 @@ func itoa(n int64) string { return strconv.FormatInt(n, 10) }
 // kbGrain is the virtual actor of one knowledge base.
 type kbGrain struct {
 	core
-	kb *kb.KB
+	kb      *kb.KB
+	storage kbStorage
 	// work is what an idle grain does not have; see busy.
 	work *kbWork
 }
@@ -27,6 +28,10 @@ type kbWork struct {
 	settings *settings // of the tenant, nil until asked for
 	asking   bool
 	unready  []func(error) // wait for settings
+
+	short   []*shortage // wait for storage
+	leasing bool        // the tenant is being asked for it,
+	asked   int         // for the first of them
 
 	captured []effect // of the decision being enqueued
 	keyed    map[journal.IdempotencyKey]*keyedCall
@@ -190,6 +195,8 @@ func (g *kbGrain) receiveWork(ctx actor.Context) {
 		g.receiveReport(ctx, m)
 	case *settingsMsg:
 		g.receiveSettings(m)
+	case *storageMsg:
+		g.receiveStorage(m)
 	case *foundKeyMsg:
 		g.foundKey(ctx, m)
 	case *indexLoadedMsg:
@@ -226,7 +233,7 @@ func (g *kbGrain) loaded(ctx actor.Context, m *loadedMsg) {
 		ctx.Stop(g.self)
 		return
 	}
-	g.kb = m.state.(kbState).KB
+	g.kb, g.storage = m.state.(kbState).KB, kbStorage{}
 	waiting := g.begin(m)
 	// A row that is there stays until this activation knows better.
 	if g.wakeSet = g.owes(); !g.wakeSet {
@@ -303,6 +310,7 @@ func (g *kbGrain) settled(ctx actor.Context, m *committedMsg) {
 		return
 	}
 	g.applyIndex(done)
+	g.freed(done)
 	for _, wr := range done {
 		for _, e := range wr.effects {
 			g.effect(ctx, e)

@@ -15,7 +15,7 @@ func (g *kbGrain) atRest() bool {
 		return false
 	}
 	return w == nil || (len(w.children) == 0 && len(w.pending) == 0 && len(w.watchers) == 0 && len(w.reached) == 0 &&
-		len(w.keyed) == 0 && len(w.unready) == 0 && w.erasing == 0 && !w.asking && !w.sweeping &&
+		len(w.keyed) == 0 && len(w.short) == 0 && !w.leasing && len(w.unready) == 0 && w.erasing == 0 && !w.asking && !w.sweeping &&
 		(w.index == nil || w.index.ready && !w.index.saving))
 }
 
@@ -217,10 +217,13 @@ func (g *kbGrain) refuseCalls(err error) {
 		r.stop()
 		r.call.Reply(nil, err)
 	}
-	unready := w.unready
-	w.unready = nil
+	unready, short := w.unready, w.short
+	w.unready, w.short = nil, nil
 	for _, f := range unready {
 		f(err)
+	}
+	for _, s := range short {
+		s.then(err)
 	}
 	for _, k := range w.keyed {
 		k.refuse(err)

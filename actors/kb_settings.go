@@ -17,6 +17,7 @@ const (
 	// bounds what a lost message costs.
 	settingsFresh = time.Minute
 	askTimeout    = 10 * time.Second
+	settingsAgain = time.Second
 )
 
 type settingsMsg struct {
@@ -96,6 +97,10 @@ func (g *kbGrain) receiveSettings(m *settingsMsg) {
 	w.unready = nil
 	for _, f := range unready {
 		f(m.err)
+	}
+	if m.err != nil {
+		g.wakeAt(g.deps.Now().Add(settingsAgain)) // a tenant that cannot be read is not asked without end
+		return
 	}
 	g.tell(&wakeMsg{})
 }

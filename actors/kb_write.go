@@ -1,6 +1,7 @@
 package actors
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/google/uuid"
@@ -38,6 +39,16 @@ func (g *kbGrain) decideAndReply(c call, m *nodev1.KnowledgeBaseCall, key *journ
 	var d decision
 	if err = g.admits(m); err == nil {
 		d, err = g.decide(m)
+	}
+	if short, ok := errors.AsType[*kb.StorageShort](err); ok && (proven || !g.quiet() || g.mayRead()) {
+		g.needStorage(short.More, func(err error) {
+			if err != nil {
+				g.storageRefused(c, key, err)
+				return
+			}
+			g.decideAndReply(c, m, key, nil, false)
+		})
+		return
 	}
 	if err == nil && len(d.events) > 0 && !validateOnly(m) {
 		g.commitDecision(c, m, key, d)
@@ -138,6 +149,7 @@ func (g *kbGrain) append(from origin, events []kb.Event) (*write, error) {
 		return nil, err
 	}
 	wr.effects, w.captured = w.captured, nil
+	g.freeing(wr)
 	return wr, nil
 }
 
@@ -286,7 +298,8 @@ func (g *kbGrain) decideAdd(r *nodev1.AddDocument) (decision, error) {
 		ID: spec.GetDocumentId(), NewID: uuid.Must(uuid.NewV7()).String(), Name: spec.GetDisplayName(),
 		MediaType: spec.GetMediaType(), Metadata: spec.GetMetadata(), OnDuplicate: onDuplicate(spec.GetOnDuplicate()),
 		Chunking: override, Limits: g.work.settings.limits, ExpireAt: timeOf(spec.GetExpireTime()), TTL: spec.GetTtl().AsDuration(), Now: g.deps.Now(),
-		Source: kb.Source{Blob: src.GetBlob(), Size: src.GetSizeBytes(), SHA256: src.GetSha256(), URL: src.GetUrl()},
+		Granted: g.granted(),
+		Source:  kb.Source{Blob: src.GetBlob(), Size: src.GetSizeBytes(), SHA256: src.GetSha256(), URL: src.GetUrl()},
 	})
 	if err != nil {
 		return decision{}, err

@@ -19,6 +19,7 @@ type tenantGrain struct {
 	core
 	tenant      *kb.Tenant
 	counters    []journal.Counter // as loaded
+	storage     *tenantStorage    // nil until a knowledge base stores something
 	rates       *tenantRates      // nil until something is counted
 	subscribers []string          // ids of the knowledge bases that asked for the settings, sorted
 	used        map[string]int64  // last uses of API keys, seconds since 1970
@@ -58,6 +59,7 @@ func (g *tenantGrain) Receive(ctx actor.Context) {
 	case *actor.Stopping:
 		g.endWork()
 		g.stopped()
+		g.refuseStorage(g.broken)
 	case *purgeMsg:
 		g.purgeWhenDue()
 	case *purgedMsg:
@@ -98,6 +100,8 @@ func (g *tenantGrain) receiveLife(ctx actor.Context) {
 		g.release()
 	case *releasedMsg:
 		g.released(ctx)
+	case *recalledMsg:
+		g.recalled(m)
 	case *sparedMsg:
 		if g.phase == phaseActive && g.quiet() && g.reads == nil && g.broken == nil {
 			g.leave()
@@ -106,7 +110,7 @@ func (g *tenantGrain) receiveLife(ctx actor.Context) {
 		g.log().Warn("the drain took too long and is cut off")
 		ctx.Stop(g.self)
 	case interface{ PassivateRequested() }:
-		if g.phase == phaseActive && g.quiet() && g.reads == nil && g.broken == nil && !g.purging {
+		if g.phase == phaseActive && g.quiet() && g.reads == nil && g.broken == nil && !g.purging && !g.recalling() {
 			g.leave()
 		}
 	case interface{ DrainRequested() }:
@@ -124,6 +128,7 @@ func (g *tenantGrain) handOver(ctx actor.Context) {
 		ctx.Stop(g.self) // what the load still acquires it gives back
 	case g.phase == phaseActive && g.broken == nil:
 		g.failReads(movedError())
+		g.refuseStorage(movedError())
 		g.endWork()
 		if g.quiet() {
 			g.leave()
@@ -150,7 +155,7 @@ func (g *tenantGrain) loaded(ctx actor.Context, m *loadedMsg) {
 		return
 	}
 	g.tenant = m.state.(tenantState).Tenant
-	g.counters, g.rates, g.used = m.counters, nil, usesOf(m.counters)
+	g.counters, g.rates, g.storage, g.used = m.counters, nil, nil, usesOf(m.counters)
 	waiting := g.begin(m)
 	// A row that is there stays until this activation knows better.
 	if g.wakeSet = g.owes(); !g.wakeSet {

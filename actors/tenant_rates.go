@@ -42,9 +42,7 @@ func (g *tenantGrain) serveRates(c call, m *nodev1.TenantCall) bool {
 		}
 		g.leaseTokens(c, op.LeaseTokens)
 	case *nodev1.TenantCall_GetUsage:
-		g.current(orReply(c, func() {
-			g.answer(c, &nodev1.TenantReply{Result: &nodev1.TenantReply_Usage{Usage: &granaryv1.Usage{Quotas: g.rateQuotas()}}})
-		}))
+		g.current(orReply(c, func() { g.usage(c, m.GetHeader()) }))
 	default:
 		return false
 	}

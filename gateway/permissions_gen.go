@@ -56,5 +56,6 @@ var permissions = map[string]permission{
 	"/granary.v1.TenantAdminService/UpdateTenant":          {RoleOperator, scopeCluster},
 	"/granary.v1.TenantService/GetTenant":                  {RoleViewer, scopeAnywhere},
 	"/granary.v1.TenantService/GetUsage":                   {RoleViewer, scopeAnywhere},
+	"/granary.v1.TenantService/RecountUsage":               {RoleViewer, scopeTenant},
 	"/granary.v1.TenantService/UpdateTenantConfig":         {RoleAdmin, scopeTenant},
 }

@@ -72,3 +72,15 @@ func (s searches) Search(ctx context.Context, req *v1.SearchRequest) (*v1.Search
 	}
 	return reply.GetSearch(), nil
 }
+
+// RecountUsage implements the service.
+func (s tenants) RecountUsage(ctx context.Context, req *v1.RecountUsageRequest) (*v1.RecountUsageResponse, error) {
+	reply, err := s.askTenant(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_RecountUsage{RecountUsage: req}}, "")
+	if err != nil {
+		return nil, err
+	}
+	if reply.GetRecount() == nil {
+		return nil, errReply
+	}
+	return reply.GetRecount(), nil
+}

@@ -145,6 +145,9 @@ type AddRequest struct {
 	ExpireAt    time.Time     // end of its time; the zero time: none of its own
 	TTL         time.Duration // the same, from now; 0: none
 	Now         time.Time
+	// Granted is how many bytes the knowledge base may hold, out of its tenant's storage;
+	// nil: as many as Limits allow.
+	Granted *int64
 }
 
 // Add decides what becomes of a document: queued, the next version of one that
@@ -270,27 +273,45 @@ func (k *KB) checkLimits(r AddRequest, old *Document) error {
 			"knowledge base %q holds %d documents, the most its tier allows", k.id, len(k.docs)).
 			With("limit", fmt.Sprint(r.Limits.DocumentsPerKB))
 	}
-	return k.checkStorage(old, r.Source.Size, r.Limits)
+	return k.checkStorage(old, r.Source.Size, r.Limits, r.Granted)
 }
 
-// CheckStorage fails with STORAGE_LIMIT if there is no room for size bytes as the
-// source of document id. Ask it before [KB.Fetched]: the size of a URL's bytes
-// was not known when [KB.Add] checked the limits.
-func (k *KB) CheckStorage(id string, size int64, limits Limits) error {
-	return k.checkStorage(k.docs[id], size, limits)
+// CheckStorage fails if there is no room for size bytes as the source of document id:
+// with STORAGE_LIMIT, or with a *StorageShort if the tenant may grant more. Ask it before
+// [KB.Fetched]: the size of a URL's bytes was not known when [KB.Add] checked the limits.
+func (k *KB) CheckStorage(id string, size int64, limits Limits, granted *int64) error {
+	return k.checkStorage(k.docs[id], size, limits, granted)
 }
 
-func (k *KB) checkStorage(old *Document, size int64, limits Limits) error {
-	held := k.bytes
+// StorageShort says how many bytes the knowledge base needs beyond what it was granted.
+type StorageShort struct{ More int64 }
+
+// Error implements error.
+func (e *StorageShort) Error() string {
+	return fmt.Sprintf("kb: %d bytes more must be granted", e.More)
+}
+
+// checkStorage weighs what the knowledge base holds: of each document the source of its
+// newest version, until the document is erased.
+func (k *KB) checkStorage(old *Document, size int64, limits Limits, granted *int64) error {
+	held, grows := k.bytes, size
 	if old != nil {
-		held -= old.Source.Size
+		held, grows = held-old.Source.Size, size-old.Source.Size
 	}
 	if size > limits.StorageBytes-held {
-		return Errorf(CodeResourceExhausted, ReasonStorageLimit,
-			"knowledge base %q holds %d bytes; %d more are more than its tier allows", k.id, held, size).
-			With("limit", fmt.Sprint(limits.StorageBytes))
+		return StorageLimitError(limits.StorageBytes, k.bytes, grows)
+	}
+	if granted != nil && grows > 0 && held+size > *granted {
+		return &StorageShort{More: held + size - *granted}
 	}
 	return nil
+}
+
+// StorageLimitError refuses bytes for which the tenant has no room.
+func StorageLimitError(limit, used, requested int64) *Error {
+	return Errorf(CodeResourceExhausted, ReasonStorageLimit,
+		"the tenant holds %d bytes; %d more are more than its limit of %d allows", used, requested, limit).
+		With("limit", fmt.Sprint(limit)).With("used", fmt.Sprint(used)).With("requested", fmt.Sprint(requested))
 }
 
 func duplicateError(d *Document, why string) error {

@@ -101,12 +101,12 @@ func TestTheBytesOfAURLAreCheckedWhenTheyAreKnown_B4_C2(t *testing.T) {
 	limits := kb.Limits{DocumentsPerKB: 10, StorageBytes: 100}
 	w.add(kb.AddRequest{ID: "a", Source: kb.Source{SHA256: "a", Size: 60}, Limits: limits})
 	w.add(kb.AddRequest{ID: "page", Source: kb.Source{URL: "https://example.com/"}, Limits: limits})
-	if err := w.k.CheckStorage("page", 40, limits); err != nil {
+	if err := w.k.CheckStorage("page", 40, limits, nil); err != nil {
 		t.Errorf("40 bytes where 40 are free: %v", err)
 	}
-	refused(t, w.k.CheckStorage("page", 41, limits), kb.CodeResourceExhausted, kb.ReasonStorageLimit)
-	refused(t, w.k.CheckStorage("page", 1<<62, limits), kb.CodeResourceExhausted, kb.ReasonStorageLimit)
-	if err := w.k.CheckStorage("a", 100, limits); err != nil {
+	refused(t, w.k.CheckStorage("page", 41, limits, nil), kb.CodeResourceExhausted, kb.ReasonStorageLimit)
+	refused(t, w.k.CheckStorage("page", 1<<62, limits, nil), kb.CodeResourceExhausted, kb.ReasonStorageLimit)
+	if err := w.k.CheckStorage("a", 100, limits, nil); err != nil {
 		t.Errorf("a document's own bytes count against it: %v", err)
 	}
 }

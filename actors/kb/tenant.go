@@ -122,6 +122,12 @@ func (t *Tenant) Lists(id string) bool {
 	return listed
 }
 
+// ListsUID reports whether this incarnation of a knowledge base is listed.
+func (t *Tenant) ListsUID(id, uid string) bool {
+	at, listed := t.find(id)
+	return listed && t.kbs[at].UID == uid
+}
+
 // find gives the place of a knowledge base in the list, or where it would be.
 func (t *Tenant) find(id string) (at int, listed bool) {
 	return slices.BinarySearchFunc(t.kbs, id, func(e KBEntry, id string) int { return strings.Compare(e.ID, id) })

@@ -243,7 +243,7 @@ func (m *machine) fetched(t *rapid.T) {
 	d, version, attempt, current := m.report(t)
 	source := rapid.SampledFrom(contents).Draw(t, "content")
 	source.Blob = m.fresh("blob")
-	if err := m.k.CheckStorage(d.ID, source.Size, few); err != nil {
+	if err := m.k.CheckStorage(d.ID, source.Size, few, nil); err != nil {
 		m.decided(nil, err)
 		return
 	}

@@ -553,6 +553,175 @@ func (x *GetUsageResponse) GetUsage() *Usage {
 	return nil
 }
 
+type RecountUsageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecountUsageRequest) Reset() {
+	*x = RecountUsageRequest{}
+	mi := &file_granary_v1_tenant_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecountUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecountUsageRequest) ProtoMessage() {}
+
+func (x *RecountUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecountUsageRequest.ProtoReflect.Descriptor instead.
+func (*RecountUsageRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{6}
+}
+
+type RecountUsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Recounts      []*Recount             `protobuf:"bytes,1,rep,name=recounts,proto3" json:"recounts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecountUsageResponse) Reset() {
+	*x = RecountUsageResponse{}
+	mi := &file_granary_v1_tenant_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecountUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecountUsageResponse) ProtoMessage() {}
+
+func (x *RecountUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecountUsageResponse.ProtoReflect.Descriptor instead.
+func (*RecountUsageResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RecountUsageResponse) GetRecounts() []*Recount {
+	if x != nil {
+		return x.Recounts
+	}
+	return nil
+}
+
+// One counter beside a recount of what it counts.
+type Recount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// storage_bytes, documents_per_knowledge_base or concurrent_processing.
+	Metric string `protobuf:"bytes,1,opt,name=metric,proto3" json:"metric,omitempty"`
+	// knowledgeBases/{kb}, or empty for the tenant.
+	KnowledgeBase string `protobuf:"bytes,2,opt,name=knowledge_base,json=knowledgeBase,proto3" json:"knowledge_base,omitempty"`
+	Counter       int64  `protobuf:"varint,3,opt,name=counter,proto3" json:"counter,omitempty"`
+	Recount       int64  `protobuf:"varint,4,opt,name=recount,proto3" json:"recount,omitempty"`
+	// counter - recount: 0 unless something is wrong.
+	Drift int64 `protobuf:"varint,5,opt,name=drift,proto3" json:"drift,omitempty"`
+	// Why this line says nothing: the knowledge base cannot be reached, or is being deleted.
+	Note          string `protobuf:"bytes,6,opt,name=note,proto3" json:"note,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Recount) Reset() {
+	*x = Recount{}
+	mi := &file_granary_v1_tenant_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recount) ProtoMessage() {}
+
+func (x *Recount) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recount.ProtoReflect.Descriptor instead.
+func (*Recount) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Recount) GetMetric() string {
+	if x != nil {
+		return x.Metric
+	}
+	return ""
+}
+
+func (x *Recount) GetKnowledgeBase() string {
+	if x != nil {
+		return x.KnowledgeBase
+	}
+	return ""
+}
+
+func (x *Recount) GetCounter() int64 {
+	if x != nil {
+		return x.Counter
+	}
+	return 0
+}
+
+func (x *Recount) GetRecount() int64 {
+	if x != nil {
+		return x.Recount
+	}
+	return 0
+}
+
+func (x *Recount) GetDrift() int64 {
+	if x != nil {
+		return x.Drift
+	}
+	return 0
+}
+
+func (x *Recount) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
 type GetTenantRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -561,7 +730,7 @@ type GetTenantRequest struct {
 
 func (x *GetTenantRequest) Reset() {
 	*x = GetTenantRequest{}
-	mi := &file_granary_v1_tenant_proto_msgTypes[6]
+	mi := &file_granary_v1_tenant_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +742,7 @@ func (x *GetTenantRequest) String() string {
 func (*GetTenantRequest) ProtoMessage() {}
 
 func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_proto_msgTypes[6]
+	mi := &file_granary_v1_tenant_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +755,7 @@ func (x *GetTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantRequest.ProtoReflect.Descriptor instead.
 func (*GetTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{6}
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{9}
 }
 
 type GetTenantResponse struct {
@@ -598,7 +767,7 @@ type GetTenantResponse struct {
 
 func (x *GetTenantResponse) Reset() {
 	*x = GetTenantResponse{}
-	mi := &file_granary_v1_tenant_proto_msgTypes[7]
+	mi := &file_granary_v1_tenant_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +779,7 @@ func (x *GetTenantResponse) String() string {
 func (*GetTenantResponse) ProtoMessage() {}
 
 func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_proto_msgTypes[7]
+	mi := &file_granary_v1_tenant_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +792,7 @@ func (x *GetTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTenantResponse.ProtoReflect.Descriptor instead.
 func (*GetTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{7}
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetTenantResponse) GetTenant() *Tenant {
@@ -646,7 +815,7 @@ type UpdateTenantConfigRequest struct {
 
 func (x *UpdateTenantConfigRequest) Reset() {
 	*x = UpdateTenantConfigRequest{}
-	mi := &file_granary_v1_tenant_proto_msgTypes[8]
+	mi := &file_granary_v1_tenant_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +827,7 @@ func (x *UpdateTenantConfigRequest) String() string {
 func (*UpdateTenantConfigRequest) ProtoMessage() {}
 
 func (x *UpdateTenantConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_proto_msgTypes[8]
+	mi := &file_granary_v1_tenant_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +840,7 @@ func (x *UpdateTenantConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantConfigRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTenantConfigRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{8}
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateTenantConfigRequest) GetDefaultConfig() *Config {
@@ -711,7 +880,7 @@ type UpdateTenantConfigResponse struct {
 
 func (x *UpdateTenantConfigResponse) Reset() {
 	*x = UpdateTenantConfigResponse{}
-	mi := &file_granary_v1_tenant_proto_msgTypes[9]
+	mi := &file_granary_v1_tenant_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +892,7 @@ func (x *UpdateTenantConfigResponse) String() string {
 func (*UpdateTenantConfigResponse) ProtoMessage() {}
 
 func (x *UpdateTenantConfigResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_proto_msgTypes[9]
+	mi := &file_granary_v1_tenant_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +905,7 @@ func (x *UpdateTenantConfigResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantConfigResponse.ProtoReflect.Descriptor instead.
 func (*UpdateTenantConfigResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{9}
+	return file_granary_v1_tenant_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UpdateTenantConfigResponse) GetTenant() *Tenant {
@@ -790,7 +959,17 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\x06quotas\x18\x01 \x03(\v2\x11.granary.v1.QuotaR\x06quotas\"\x11\n" +
 	"\x0fGetUsageRequest\";\n" +
 	"\x10GetUsageResponse\x12'\n" +
-	"\x05usage\x18\x01 \x01(\v2\x11.granary.v1.UsageR\x05usage\"\x12\n" +
+	"\x05usage\x18\x01 \x01(\v2\x11.granary.v1.UsageR\x05usage\"\x15\n" +
+	"\x13RecountUsageRequest\"G\n" +
+	"\x14RecountUsageResponse\x12/\n" +
+	"\brecounts\x18\x01 \x03(\v2\x13.granary.v1.RecountR\brecounts\"\xa6\x01\n" +
+	"\aRecount\x12\x16\n" +
+	"\x06metric\x18\x01 \x01(\tR\x06metric\x12%\n" +
+	"\x0eknowledge_base\x18\x02 \x01(\tR\rknowledgeBase\x12\x18\n" +
+	"\acounter\x18\x03 \x01(\x03R\acounter\x12\x18\n" +
+	"\arecount\x18\x04 \x01(\x03R\arecount\x12\x14\n" +
+	"\x05drift\x18\x05 \x01(\x03R\x05drift\x12\x12\n" +
+	"\x04note\x18\x06 \x01(\tR\x04note\"\x12\n" +
 	"\x10GetTenantRequest\"?\n" +
 	"\x11GetTenantResponse\x12*\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\xca\x01\n" +
@@ -807,10 +986,11 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\x13TENANT_STATE_ACTIVE\x10\x01\x12\x1a\n" +
 	"\x16TENANT_STATE_SUSPENDED\x10\x02\x12\x18\n" +
 	"\x14TENANT_STATE_DELETED\x10\x03\x12\x18\n" +
-	"\x14TENANT_STATE_PURGING\x10\x042\xac\x02\n" +
+	"\x14TENANT_STATE_PURGING\x10\x042\x8c\x03\n" +
 	"\rTenantService\x12U\n" +
 	"\tGetTenant\x12\x1c.granary.v1.GetTenantRequest\x1a\x1d.granary.v1.GetTenantResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12R\n" +
-	"\bGetUsage\x12\x1b.granary.v1.GetUsageRequest\x1a\x1c.granary.v1.GetUsageResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12p\n" +
+	"\bGetUsage\x12\x1b.granary.v1.GetUsageRequest\x1a\x1c.granary.v1.GetUsageResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12^\n" +
+	"\fRecountUsage\x12\x1f.granary.v1.RecountUsageRequest\x1a .granary.v1.RecountUsageResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x02\x90\x02\x01\x12p\n" +
 	"\x12UpdateTenantConfig\x12%.granary.v1.UpdateTenantConfigRequest\x1a&.granary.v1.UpdateTenantConfigResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
@@ -826,7 +1006,7 @@ func file_granary_v1_tenant_proto_rawDescGZIP() []byte {
 }
 
 var file_granary_v1_tenant_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_granary_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_granary_v1_tenant_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_granary_v1_tenant_proto_goTypes = []any{
 	(TenantState)(0),                   // 0: granary.v1.TenantState
 	(*TenantLimits)(nil),               // 1: granary.v1.TenantLimits
@@ -835,37 +1015,43 @@ var file_granary_v1_tenant_proto_goTypes = []any{
 	(*Usage)(nil),                      // 4: granary.v1.Usage
 	(*GetUsageRequest)(nil),            // 5: granary.v1.GetUsageRequest
 	(*GetUsageResponse)(nil),           // 6: granary.v1.GetUsageResponse
-	(*GetTenantRequest)(nil),           // 7: granary.v1.GetTenantRequest
-	(*GetTenantResponse)(nil),          // 8: granary.v1.GetTenantResponse
-	(*UpdateTenantConfigRequest)(nil),  // 9: granary.v1.UpdateTenantConfigRequest
-	(*UpdateTenantConfigResponse)(nil), // 10: granary.v1.UpdateTenantConfigResponse
-	(*Config)(nil),                     // 11: granary.v1.Config
-	(*timestamppb.Timestamp)(nil),      // 12: google.protobuf.Timestamp
+	(*RecountUsageRequest)(nil),        // 7: granary.v1.RecountUsageRequest
+	(*RecountUsageResponse)(nil),       // 8: granary.v1.RecountUsageResponse
+	(*Recount)(nil),                    // 9: granary.v1.Recount
+	(*GetTenantRequest)(nil),           // 10: granary.v1.GetTenantRequest
+	(*GetTenantResponse)(nil),          // 11: granary.v1.GetTenantResponse
+	(*UpdateTenantConfigRequest)(nil),  // 12: granary.v1.UpdateTenantConfigRequest
+	(*UpdateTenantConfigResponse)(nil), // 13: granary.v1.UpdateTenantConfigResponse
+	(*Config)(nil),                     // 14: granary.v1.Config
+	(*timestamppb.Timestamp)(nil),      // 15: google.protobuf.Timestamp
 }
 var file_granary_v1_tenant_proto_depIdxs = []int32{
 	1,  // 0: granary.v1.Tenant.limits:type_name -> granary.v1.TenantLimits
-	11, // 1: granary.v1.Tenant.default_config:type_name -> granary.v1.Config
+	14, // 1: granary.v1.Tenant.default_config:type_name -> granary.v1.Config
 	0,  // 2: granary.v1.Tenant.state:type_name -> granary.v1.TenantState
 	1,  // 3: granary.v1.Tenant.limit_overrides:type_name -> granary.v1.TenantLimits
-	12, // 4: granary.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
-	12, // 5: granary.v1.Quota.window_start:type_name -> google.protobuf.Timestamp
-	12, // 6: granary.v1.Quota.reset_time:type_name -> google.protobuf.Timestamp
+	15, // 4: granary.v1.Tenant.purge_time:type_name -> google.protobuf.Timestamp
+	15, // 5: granary.v1.Quota.window_start:type_name -> google.protobuf.Timestamp
+	15, // 6: granary.v1.Quota.reset_time:type_name -> google.protobuf.Timestamp
 	3,  // 7: granary.v1.Usage.quotas:type_name -> granary.v1.Quota
 	4,  // 8: granary.v1.GetUsageResponse.usage:type_name -> granary.v1.Usage
-	2,  // 9: granary.v1.GetTenantResponse.tenant:type_name -> granary.v1.Tenant
-	11, // 10: granary.v1.UpdateTenantConfigRequest.default_config:type_name -> granary.v1.Config
-	2,  // 11: granary.v1.UpdateTenantConfigResponse.tenant:type_name -> granary.v1.Tenant
-	7,  // 12: granary.v1.TenantService.GetTenant:input_type -> granary.v1.GetTenantRequest
-	5,  // 13: granary.v1.TenantService.GetUsage:input_type -> granary.v1.GetUsageRequest
-	9,  // 14: granary.v1.TenantService.UpdateTenantConfig:input_type -> granary.v1.UpdateTenantConfigRequest
-	8,  // 15: granary.v1.TenantService.GetTenant:output_type -> granary.v1.GetTenantResponse
-	6,  // 16: granary.v1.TenantService.GetUsage:output_type -> granary.v1.GetUsageResponse
-	10, // 17: granary.v1.TenantService.UpdateTenantConfig:output_type -> granary.v1.UpdateTenantConfigResponse
-	15, // [15:18] is the sub-list for method output_type
-	12, // [12:15] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	9,  // 9: granary.v1.RecountUsageResponse.recounts:type_name -> granary.v1.Recount
+	2,  // 10: granary.v1.GetTenantResponse.tenant:type_name -> granary.v1.Tenant
+	14, // 11: granary.v1.UpdateTenantConfigRequest.default_config:type_name -> granary.v1.Config
+	2,  // 12: granary.v1.UpdateTenantConfigResponse.tenant:type_name -> granary.v1.Tenant
+	10, // 13: granary.v1.TenantService.GetTenant:input_type -> granary.v1.GetTenantRequest
+	5,  // 14: granary.v1.TenantService.GetUsage:input_type -> granary.v1.GetUsageRequest
+	7,  // 15: granary.v1.TenantService.RecountUsage:input_type -> granary.v1.RecountUsageRequest
+	12, // 16: granary.v1.TenantService.UpdateTenantConfig:input_type -> granary.v1.UpdateTenantConfigRequest
+	11, // 17: granary.v1.TenantService.GetTenant:output_type -> granary.v1.GetTenantResponse
+	6,  // 18: granary.v1.TenantService.GetUsage:output_type -> granary.v1.GetUsageResponse
+	8,  // 19: granary.v1.TenantService.RecountUsage:output_type -> granary.v1.RecountUsageResponse
+	13, // 20: granary.v1.TenantService.UpdateTenantConfig:output_type -> granary.v1.UpdateTenantConfigResponse
+	17, // [17:21] is the sub-list for method output_type
+	13, // [13:17] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_tenant_proto_init() }
@@ -881,7 +1067,7 @@ func file_granary_v1_tenant_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_tenant_proto_rawDesc), len(file_granary_v1_tenant_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

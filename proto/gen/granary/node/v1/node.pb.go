@@ -1273,6 +1273,8 @@ type KnowledgeBaseCall struct {
 	//	*KnowledgeBaseCall_BeginImport
 	//	*KnowledgeBaseCall_EndImport
 	//	*KnowledgeBaseCall_Erased
+	//	*KnowledgeBaseCall_Storage
+	//	*KnowledgeBaseCall_GetUse
 	Operation     isKnowledgeBaseCall_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1511,6 +1513,24 @@ func (x *KnowledgeBaseCall) GetErased() *CheckErased {
 	return nil
 }
 
+func (x *KnowledgeBaseCall) GetStorage() *StorageCall {
+	if x != nil {
+		if x, ok := x.Operation.(*KnowledgeBaseCall_Storage); ok {
+			return x.Storage
+		}
+	}
+	return nil
+}
+
+func (x *KnowledgeBaseCall) GetGetUse() *GetUse {
+	if x != nil {
+		if x, ok := x.Operation.(*KnowledgeBaseCall_GetUse); ok {
+			return x.GetUse
+		}
+	}
+	return nil
+}
+
 type isKnowledgeBaseCall_Operation interface {
 	isKnowledgeBaseCall_Operation()
 }
@@ -1599,6 +1619,14 @@ type KnowledgeBaseCall_Erased struct {
 	Erased *CheckErased `protobuf:"bytes,28,opt,name=erased,proto3,oneof"`
 }
 
+type KnowledgeBaseCall_Storage struct {
+	Storage *StorageCall `protobuf:"bytes,21,opt,name=storage,proto3,oneof"`
+}
+
+type KnowledgeBaseCall_GetUse struct {
+	GetUse *GetUse `protobuf:"bytes,22,opt,name=get_use,json=getUse,proto3,oneof"`
+}
+
 func (*KnowledgeBaseCall_Create) isKnowledgeBaseCall_Operation() {}
 
 func (*KnowledgeBaseCall_Get) isKnowledgeBaseCall_Operation() {}
@@ -1641,6 +1669,295 @@ func (*KnowledgeBaseCall_EndImport) isKnowledgeBaseCall_Operation() {}
 
 func (*KnowledgeBaseCall_Erased) isKnowledgeBaseCall_Operation() {}
 
+func (*KnowledgeBaseCall_Storage) isKnowledgeBaseCall_Operation() {}
+
+func (*KnowledgeBaseCall_GetUse) isKnowledgeBaseCall_Operation() {}
+
+// Asks a knowledge base about its tenant's storage.
+type StorageCall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Gives back what it has been granted and does not use; answered with StorageHeld.
+	GiveBack bool `protobuf:"varint,1,opt,name=give_back,json=giveBack,proto3" json:"give_back,omitempty"`
+	// Is there room for so many bytes more? Answered with Done or STORAGE_LIMIT. Nothing
+	// is reserved. A request whose key is known already is answered with Done.
+	Check int64 `protobuf:"varint,2,opt,name=check,proto3" json:"check,omitempty"`
+	// Id of the document that the bytes would replace, if there is one.
+	Document      string `protobuf:"bytes,3,opt,name=document,proto3" json:"document,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageCall) Reset() {
+	*x = StorageCall{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageCall) ProtoMessage() {}
+
+func (x *StorageCall) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageCall.ProtoReflect.Descriptor instead.
+func (*StorageCall) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *StorageCall) GetGiveBack() bool {
+	if x != nil {
+		return x.GiveBack
+	}
+	return false
+}
+
+func (x *StorageCall) GetCheck() int64 {
+	if x != nil {
+		return x.Check
+	}
+	return 0
+}
+
+func (x *StorageCall) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
+// A knowledge base's word: from now on it uses no more than held.
+type StorageHeld struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       int64                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Held          int64                  `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`
+	Used          int64                  `protobuf:"varint,3,opt,name=used,proto3" json:"used,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageHeld) Reset() {
+	*x = StorageHeld{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageHeld) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageHeld) ProtoMessage() {}
+
+func (x *StorageHeld) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageHeld.ProtoReflect.Descriptor instead.
+func (*StorageHeld) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *StorageHeld) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *StorageHeld) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *StorageHeld) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+// Asks a knowledge base what it uses of its tenant's limits.
+type GetUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Count documents and stored blobs instead of reading the counters.
+	Recount       bool `protobuf:"varint,1,opt,name=recount,proto3" json:"recount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetUse) Reset() {
+	*x = GetUse{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetUse) ProtoMessage() {}
+
+func (x *GetUse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetUse.ProtoReflect.Descriptor instead.
+func (*GetUse) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetUse) GetRecount() bool {
+	if x != nil {
+		return x.Recount
+	}
+	return false
+}
+
+type Use struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the incarnation that answers; empty when there is none.
+	Uid         string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
+	Documents   int64  `protobuf:"varint,2,opt,name=documents,proto3" json:"documents,omitempty"`
+	SourceBytes int64  `protobuf:"varint,3,opt,name=source_bytes,json=sourceBytes,proto3" json:"source_bytes,omitempty"`
+	// Granted by the tenant, as far as this activation knows.
+	Granted int64 `protobuf:"varint,4,opt,name=granted,proto3" json:"granted,omitempty"`
+	// Runs under way.
+	Running int64 `protobuf:"varint,5,opt,name=running,proto3" json:"running,omitempty"`
+	// Of a recount.
+	DocumentsCounted   int64 `protobuf:"varint,6,opt,name=documents_counted,json=documentsCounted,proto3" json:"documents_counted,omitempty"`
+	SourceBytesCounted int64 `protobuf:"varint,7,opt,name=source_bytes_counted,json=sourceBytesCounted,proto3" json:"source_bytes_counted,omitempty"`
+	// Documents whose bytes the store does not have as the journal tells.
+	BlobsMissing  int64 `protobuf:"varint,8,opt,name=blobs_missing,json=blobsMissing,proto3" json:"blobs_missing,omitempty"`
+	Deleting      bool  `protobuf:"varint,9,opt,name=deleting,proto3" json:"deleting,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Use) Reset() {
+	*x = Use{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Use) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Use) ProtoMessage() {}
+
+func (x *Use) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Use.ProtoReflect.Descriptor instead.
+func (*Use) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Use) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *Use) GetDocuments() int64 {
+	if x != nil {
+		return x.Documents
+	}
+	return 0
+}
+
+func (x *Use) GetSourceBytes() int64 {
+	if x != nil {
+		return x.SourceBytes
+	}
+	return 0
+}
+
+func (x *Use) GetGranted() int64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *Use) GetRunning() int64 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *Use) GetDocumentsCounted() int64 {
+	if x != nil {
+		return x.DocumentsCounted
+	}
+	return 0
+}
+
+func (x *Use) GetSourceBytesCounted() int64 {
+	if x != nil {
+		return x.SourceBytesCounted
+	}
+	return 0
+}
+
+func (x *Use) GetBlobsMissing() int64 {
+	if x != nil {
+		return x.BlobsMissing
+	}
+	return 0
+}
+
+func (x *Use) GetDeleting() bool {
+	if x != nil {
+		return x.Deleting
+	}
+	return false
+}
+
 type KnowledgeBaseReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Committed revision of the knowledge base.
@@ -1659,6 +1976,8 @@ type KnowledgeBaseReply struct {
 	//	*KnowledgeBaseReply_Done
 	//	*KnowledgeBaseReply_ExportPage
 	//	*KnowledgeBaseReply_CheckExport
+	//	*KnowledgeBaseReply_StorageHeld
+	//	*KnowledgeBaseReply_Use
 	Result        isKnowledgeBaseReply_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1666,7 +1985,7 @@ type KnowledgeBaseReply struct {
 
 func (x *KnowledgeBaseReply) Reset() {
 	*x = KnowledgeBaseReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1997,7 @@ func (x *KnowledgeBaseReply) String() string {
 func (*KnowledgeBaseReply) ProtoMessage() {}
 
 func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +2010,7 @@ func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBaseReply.ProtoReflect.Descriptor instead.
 func (*KnowledgeBaseReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *KnowledgeBaseReply) GetRevision() int64 {
@@ -1816,6 +2135,24 @@ func (x *KnowledgeBaseReply) GetCheckExport() *CheckExportResult {
 	return nil
 }
 
+func (x *KnowledgeBaseReply) GetStorageHeld() *StorageHeld {
+	if x != nil {
+		if x, ok := x.Result.(*KnowledgeBaseReply_StorageHeld); ok {
+			return x.StorageHeld
+		}
+	}
+	return nil
+}
+
+func (x *KnowledgeBaseReply) GetUse() *Use {
+	if x != nil {
+		if x, ok := x.Result.(*KnowledgeBaseReply_Use); ok {
+			return x.Use
+		}
+	}
+	return nil
+}
+
 type isKnowledgeBaseReply_Result interface {
 	isKnowledgeBaseReply_Result()
 }
@@ -1868,6 +2205,14 @@ type KnowledgeBaseReply_CheckExport struct {
 	CheckExport *CheckExportResult `protobuf:"bytes,24,opt,name=check_export,json=checkExport,proto3,oneof"`
 }
 
+type KnowledgeBaseReply_StorageHeld struct {
+	StorageHeld *StorageHeld `protobuf:"bytes,21,opt,name=storage_held,json=storageHeld,proto3,oneof"`
+}
+
+type KnowledgeBaseReply_Use struct {
+	Use *Use `protobuf:"bytes,22,opt,name=use,proto3,oneof"`
+}
+
 func (*KnowledgeBaseReply_Error) isKnowledgeBaseReply_Result() {}
 
 func (*KnowledgeBaseReply_KnowledgeBase) isKnowledgeBaseReply_Result() {}
@@ -1892,6 +2237,10 @@ func (*KnowledgeBaseReply_ExportPage) isKnowledgeBaseReply_Result() {}
 
 func (*KnowledgeBaseReply_CheckExport) isKnowledgeBaseReply_Result() {}
 
+func (*KnowledgeBaseReply_StorageHeld) isKnowledgeBaseReply_Result() {}
+
+func (*KnowledgeBaseReply_Use) isKnowledgeBaseReply_Result() {}
+
 // What knowledge bases need to know of their tenant.
 type TenantSettings struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1908,7 +2257,7 @@ type TenantSettings struct {
 
 func (x *TenantSettings) Reset() {
 	*x = TenantSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2269,7 @@ func (x *TenantSettings) String() string {
 func (*TenantSettings) ProtoMessage() {}
 
 func (x *TenantSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2282,7 @@ func (x *TenantSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantSettings.ProtoReflect.Descriptor instead.
 func (*TenantSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TenantSettings) GetVersion() int64 {
@@ -1983,7 +2332,7 @@ type GetAccess struct {
 
 func (x *GetAccess) Reset() {
 	*x = GetAccess{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2344,7 @@ func (x *GetAccess) String() string {
 func (*GetAccess) ProtoMessage() {}
 
 func (x *GetAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2357,7 @@ func (x *GetAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAccess.ProtoReflect.Descriptor instead.
 func (*GetAccess) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetAccess) GetKeyId() string {
@@ -2040,7 +2389,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2401,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2414,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Access) GetState() v1.TenantState {
@@ -2112,7 +2461,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[24]
+	mi := &file_granary_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2124,7 +2473,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[24]
+	mi := &file_granary_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2137,7 +2486,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *KeyRecord) GetId() string {
@@ -2180,7 +2529,7 @@ type CreateKey struct {
 
 func (x *CreateKey) Reset() {
 	*x = CreateKey{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	mi := &file_granary_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2541,7 @@ func (x *CreateKey) String() string {
 func (*CreateKey) ProtoMessage() {}
 
 func (x *CreateKey) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	mi := &file_granary_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2554,7 @@ func (x *CreateKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKey.ProtoReflect.Descriptor instead.
 func (*CreateKey) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CreateKey) GetRequest() *v1.CreateApiKeyRequest {
@@ -2239,7 +2588,7 @@ type ReportKeyUse struct {
 
 func (x *ReportKeyUse) Reset() {
 	*x = ReportKeyUse{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[26]
+	mi := &file_granary_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2251,7 +2600,7 @@ func (x *ReportKeyUse) String() string {
 func (*ReportKeyUse) ProtoMessage() {}
 
 func (x *ReportKeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[26]
+	mi := &file_granary_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2264,7 +2613,7 @@ func (x *ReportKeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportKeyUse.ProtoReflect.Descriptor instead.
 func (*ReportKeyUse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReportKeyUse) GetUses() []*KeyUse {
@@ -2285,7 +2634,7 @@ type KeyUse struct {
 
 func (x *KeyUse) Reset() {
 	*x = KeyUse{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[27]
+	mi := &file_granary_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2297,7 +2646,7 @@ func (x *KeyUse) String() string {
 func (*KeyUse) ProtoMessage() {}
 
 func (x *KeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[27]
+	mi := &file_granary_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2310,7 +2659,7 @@ func (x *KeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
 func (*KeyUse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *KeyUse) GetKeyId() string {
@@ -2345,7 +2694,7 @@ type GetSettings struct {
 
 func (x *GetSettings) Reset() {
 	*x = GetSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[28]
+	mi := &file_granary_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2706,7 @@ func (x *GetSettings) String() string {
 func (*GetSettings) ProtoMessage() {}
 
 func (x *GetSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[28]
+	mi := &file_granary_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2719,7 @@ func (x *GetSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettings.ProtoReflect.Descriptor instead.
 func (*GetSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetSettings) GetSubscriber() string {
@@ -2393,7 +2742,7 @@ type RegisterKnowledgeBase struct {
 
 func (x *RegisterKnowledgeBase) Reset() {
 	*x = RegisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[29]
+	mi := &file_granary_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2754,7 @@ func (x *RegisterKnowledgeBase) String() string {
 func (*RegisterKnowledgeBase) ProtoMessage() {}
 
 func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[29]
+	mi := &file_granary_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2767,7 @@ func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*RegisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RegisterKnowledgeBase) GetId() string {
@@ -2466,7 +2815,7 @@ type UnregisterKnowledgeBase struct {
 
 func (x *UnregisterKnowledgeBase) Reset() {
 	*x = UnregisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[30]
+	mi := &file_granary_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2478,7 +2827,7 @@ func (x *UnregisterKnowledgeBase) String() string {
 func (*UnregisterKnowledgeBase) ProtoMessage() {}
 
 func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[30]
+	mi := &file_granary_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2491,7 +2840,7 @@ func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*UnregisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UnregisterKnowledgeBase) GetId() string {
@@ -2539,7 +2888,7 @@ type LeaseTokens struct {
 
 func (x *LeaseTokens) Reset() {
 	*x = LeaseTokens{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[31]
+	mi := &file_granary_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2551,7 +2900,7 @@ func (x *LeaseTokens) String() string {
 func (*LeaseTokens) ProtoMessage() {}
 
 func (x *LeaseTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[31]
+	mi := &file_granary_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2564,7 +2913,7 @@ func (x *LeaseTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseTokens.ProtoReflect.Descriptor instead.
 func (*LeaseTokens) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LeaseTokens) GetMeter() string {
@@ -2667,7 +3016,7 @@ type TokenLease struct {
 
 func (x *TokenLease) Reset() {
 	*x = TokenLease{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[32]
+	mi := &file_granary_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +3028,7 @@ func (x *TokenLease) String() string {
 func (*TokenLease) ProtoMessage() {}
 
 func (x *TokenLease) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[32]
+	mi := &file_granary_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +3041,7 @@ func (x *TokenLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenLease.ProtoReflect.Descriptor instead.
 func (*TokenLease) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TokenLease) GetLessor() string {
@@ -2792,6 +3141,10 @@ type TenantCall struct {
 	//	*TenantCall_DescribeTenant
 	//	*TenantCall_LeaseTokens
 	//	*TenantCall_GetUsage
+	//	*TenantCall_LeaseStorage
+	//	*TenantCall_LeasePlaces
+	//	*TenantCall_RecountUsage
+	//	*TenantCall_CheckStorage
 	Operation     isTenantCall_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2799,7 +3152,7 @@ type TenantCall struct {
 
 func (x *TenantCall) Reset() {
 	*x = TenantCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[33]
+	mi := &file_granary_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2811,7 +3164,7 @@ func (x *TenantCall) String() string {
 func (*TenantCall) ProtoMessage() {}
 
 func (x *TenantCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[33]
+	mi := &file_granary_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2824,7 +3177,7 @@ func (x *TenantCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantCall.ProtoReflect.Descriptor instead.
 func (*TenantCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TenantCall) GetHeader() *Header {
@@ -3102,6 +3455,42 @@ func (x *TenantCall) GetGetUsage() *v1.GetUsageRequest {
 	return nil
 }
 
+func (x *TenantCall) GetLeaseStorage() *LeaseStorage {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_LeaseStorage); ok {
+			return x.LeaseStorage
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetLeasePlaces() *LeasePlaces {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_LeasePlaces); ok {
+			return x.LeasePlaces
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetRecountUsage() *v1.RecountUsageRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_RecountUsage); ok {
+			return x.RecountUsage
+		}
+	}
+	return nil
+}
+
+func (x *TenantCall) GetCheckStorage() *CheckStorage {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_CheckStorage); ok {
+			return x.CheckStorage
+		}
+	}
+	return nil
+}
+
 type isTenantCall_Operation interface {
 	isTenantCall_Operation()
 }
@@ -3223,6 +3612,23 @@ type TenantCall_GetUsage struct {
 	GetUsage *v1.GetUsageRequest `protobuf:"bytes,31,opt,name=get_usage,json=getUsage,proto3,oneof"`
 }
 
+type TenantCall_LeaseStorage struct {
+	LeaseStorage *LeaseStorage `protobuf:"bytes,35,opt,name=lease_storage,json=leaseStorage,proto3,oneof"`
+}
+
+type TenantCall_LeasePlaces struct {
+	LeasePlaces *LeasePlaces `protobuf:"bytes,36,opt,name=lease_places,json=leasePlaces,proto3,oneof"`
+}
+
+type TenantCall_RecountUsage struct {
+	RecountUsage *v1.RecountUsageRequest `protobuf:"bytes,37,opt,name=recount_usage,json=recountUsage,proto3,oneof"`
+}
+
+type TenantCall_CheckStorage struct {
+	// Is there room for so many bytes more? Answered with Done or STORAGE_LIMIT.
+	CheckStorage *CheckStorage `protobuf:"bytes,38,opt,name=check_storage,json=checkStorage,proto3,oneof"`
+}
+
 func (*TenantCall_Get) isTenantCall_Operation() {}
 
 func (*TenantCall_UpdateConfig) isTenantCall_Operation() {}
@@ -3281,6 +3687,381 @@ func (*TenantCall_LeaseTokens) isTenantCall_Operation() {}
 
 func (*TenantCall_GetUsage) isTenantCall_Operation() {}
 
+func (*TenantCall_LeaseStorage) isTenantCall_Operation() {}
+
+func (*TenantCall_LeasePlaces) isTenantCall_Operation() {}
+
+func (*TenantCall_RecountUsage) isTenantCall_Operation() {}
+
+func (*TenantCall_CheckStorage) isTenantCall_Operation() {}
+
+// Grants bytes of the tenant's storage to a knowledge base, and takes back what it gives
+// up. Everything in it is absolute: a message that is lost, or comes twice or late, does
+// no harm.
+type LeaseStorage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Id and uid of the knowledge base.
+	Id  string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Uid string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Rises with each request, over all activations.
+	Version int64 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	// The knowledge base uses no more than held until it hears the answer; -1: it does not
+	// know what it was granted, and uses no more than used.
+	Held int64 `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`
+	Used int64 `protobuf:"varint,5,opt,name=used,proto3" json:"used,omitempty"`
+	// What it needs to hold in all, or else it must refuse somebody; 0: no more than it has.
+	Need int64 `protobuf:"varint,6,opt,name=need,proto3" json:"need,omitempty"`
+	// What it could use.
+	Wish          int64 `protobuf:"varint,7,opt,name=wish,proto3" json:"wish,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseStorage) Reset() {
+	*x = LeaseStorage{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseStorage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseStorage) ProtoMessage() {}
+
+func (x *LeaseStorage) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseStorage.ProtoReflect.Descriptor instead.
+func (*LeaseStorage) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *LeaseStorage) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *LeaseStorage) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *LeaseStorage) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *LeaseStorage) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *LeaseStorage) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *LeaseStorage) GetNeed() int64 {
+	if x != nil {
+		return x.Need
+	}
+	return 0
+}
+
+func (x *LeaseStorage) GetWish() int64 {
+	if x != nil {
+		return x.Wish
+	}
+	return 0
+}
+
+type StorageGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the request it answers, unless a later one came before.
+	Version int64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// What the knowledge base may hold in all.
+	Granted int64 `protobuf:"varint,2,opt,name=granted,proto3" json:"granted,omitempty"`
+	// Why that is less than it needs.
+	Refusal       *Error `protobuf:"bytes,3,opt,name=refusal,proto3" json:"refusal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StorageGrant) Reset() {
+	*x = StorageGrant{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StorageGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StorageGrant) ProtoMessage() {}
+
+func (x *StorageGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StorageGrant.ProtoReflect.Descriptor instead.
+func (*StorageGrant) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *StorageGrant) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *StorageGrant) GetGranted() int64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *StorageGrant) GetRefusal() *Error {
+	if x != nil {
+		return x.Refusal
+	}
+	return nil
+}
+
+type CheckStorage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bytes         int64                  `protobuf:"varint,1,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckStorage) Reset() {
+	*x = CheckStorage{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckStorage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckStorage) ProtoMessage() {}
+
+func (x *CheckStorage) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckStorage.ProtoReflect.Descriptor instead.
+func (*CheckStorage) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *CheckStorage) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+// Grants places for documents under processing to a node, as LeaseStorage does bytes. A
+// node that is silent for the lease's time has given all back.
+type LeasePlaces struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One life of a node.
+	Holder  string `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	Version int64  `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Held    int64  `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"`
+	// Of held, those that a run has now.
+	Used int64 `protobuf:"varint,4,opt,name=used,proto3" json:"used,omitempty"`
+	// What it could use, those under way included.
+	Want          int64 `protobuf:"varint,5,opt,name=want,proto3" json:"want,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeasePlaces) Reset() {
+	*x = LeasePlaces{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeasePlaces) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeasePlaces) ProtoMessage() {}
+
+func (x *LeasePlaces) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeasePlaces.ProtoReflect.Descriptor instead.
+func (*LeasePlaces) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *LeasePlaces) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *LeasePlaces) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *LeasePlaces) GetHeld() int64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *LeasePlaces) GetUsed() int64 {
+	if x != nil {
+		return x.Used
+	}
+	return 0
+}
+
+func (x *LeasePlaces) GetWant() int64 {
+	if x != nil {
+		return x.Want
+	}
+	return 0
+}
+
+type PlaceLease struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version int64                  `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	Granted int64                  `protobuf:"varint,2,opt,name=granted,proto3" json:"granted,omitempty"`
+	// What others leave to this node: it begins nothing above it.
+	Share int64 `protobuf:"varint,3,opt,name=share,proto3" json:"share,omitempty"`
+	Limit int64 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The grant ends so long after the request was sent unless it is renewed.
+	Ttl           *durationpb.Duration `protobuf:"bytes,5,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlaceLease) Reset() {
+	*x = PlaceLease{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlaceLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlaceLease) ProtoMessage() {}
+
+func (x *PlaceLease) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlaceLease.ProtoReflect.Descriptor instead.
+func (*PlaceLease) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *PlaceLease) GetVersion() int64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *PlaceLease) GetGranted() int64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *PlaceLease) GetShare() int64 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *PlaceLease) GetLimit() int64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *PlaceLease) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
 type TenantReply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Result:
@@ -3298,6 +4079,9 @@ type TenantReply struct {
 	//	*TenantReply_Workspaces
 	//	*TenantReply_TokenLease
 	//	*TenantReply_Usage
+	//	*TenantReply_StorageGrant
+	//	*TenantReply_PlaceLease
+	//	*TenantReply_Recount
 	Result        isTenantReply_Result `protobuf_oneof:"result"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3305,7 +4089,7 @@ type TenantReply struct {
 
 func (x *TenantReply) Reset() {
 	*x = TenantReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[34]
+	mi := &file_granary_node_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3317,7 +4101,7 @@ func (x *TenantReply) String() string {
 func (*TenantReply) ProtoMessage() {}
 
 func (x *TenantReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[34]
+	mi := &file_granary_node_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3330,7 +4114,7 @@ func (x *TenantReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantReply.ProtoReflect.Descriptor instead.
 func (*TenantReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *TenantReply) GetResult() isTenantReply_Result {
@@ -3457,6 +4241,33 @@ func (x *TenantReply) GetUsage() *v1.Usage {
 	return nil
 }
 
+func (x *TenantReply) GetStorageGrant() *StorageGrant {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_StorageGrant); ok {
+			return x.StorageGrant
+		}
+	}
+	return nil
+}
+
+func (x *TenantReply) GetPlaceLease() *PlaceLease {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_PlaceLease); ok {
+			return x.PlaceLease
+		}
+	}
+	return nil
+}
+
+func (x *TenantReply) GetRecount() *v1.RecountUsageResponse {
+	if x != nil {
+		if x, ok := x.Result.(*TenantReply_Recount); ok {
+			return x.Recount
+		}
+	}
+	return nil
+}
+
 type isTenantReply_Result interface {
 	isTenantReply_Result()
 }
@@ -3513,6 +4324,18 @@ type TenantReply_Usage struct {
 	Usage *v1.Usage `protobuf:"bytes,31,opt,name=usage,proto3,oneof"`
 }
 
+type TenantReply_StorageGrant struct {
+	StorageGrant *StorageGrant `protobuf:"bytes,35,opt,name=storage_grant,json=storageGrant,proto3,oneof"`
+}
+
+type TenantReply_PlaceLease struct {
+	PlaceLease *PlaceLease `protobuf:"bytes,36,opt,name=place_lease,json=placeLease,proto3,oneof"`
+}
+
+type TenantReply_Recount struct {
+	Recount *v1.RecountUsageResponse `protobuf:"bytes,37,opt,name=recount,proto3,oneof"`
+}
+
 func (*TenantReply_Error) isTenantReply_Result() {}
 
 func (*TenantReply_Tenant) isTenantReply_Result() {}
@@ -3538,6 +4361,12 @@ func (*TenantReply_Workspaces) isTenantReply_Result() {}
 func (*TenantReply_TokenLease) isTenantReply_Result() {}
 
 func (*TenantReply_Usage) isTenantReply_Result() {}
+
+func (*TenantReply_StorageGrant) isTenantReply_Result() {}
+
+func (*TenantReply_PlaceLease) isTenantReply_Result() {}
+
+func (*TenantReply_Recount) isTenantReply_Result() {}
 
 var File_granary_node_v1_node_proto protoreflect.FileDescriptor
 
@@ -3635,7 +4464,7 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\aarchive\x18\x02 \x01(\tR\aarchive\"\x1d\n" +
 	"\tEndImport\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x06\n" +
-	"\x04Done\"\xc0\v\n" +
+	"\x04Done\"\xae\f\n" +
 	"\x11KnowledgeBaseCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x12@\n" +
 	"\x06create\x18\x02 \x01(\v2&.granary.v1.CreateKnowledgeBaseRequestH\x00R\x06create\x127\n" +
@@ -3663,8 +4492,30 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\fbegin_import\x18\x19 \x01(\v2\x1c.granary.node.v1.BeginImportH\x00R\vbeginImport\x12;\n" +
 	"\n" +
 	"end_import\x18\x1a \x01(\v2\x1a.granary.node.v1.EndImportH\x00R\tendImport\x126\n" +
-	"\x06erased\x18\x1c \x01(\v2\x1c.granary.node.v1.CheckErasedH\x00R\x06erasedB\v\n" +
-	"\toperation\"\x8c\x06\n" +
+	"\x06erased\x18\x1c \x01(\v2\x1c.granary.node.v1.CheckErasedH\x00R\x06erased\x128\n" +
+	"\astorage\x18\x15 \x01(\v2\x1c.granary.node.v1.StorageCallH\x00R\astorage\x122\n" +
+	"\aget_use\x18\x16 \x01(\v2\x17.granary.node.v1.GetUseH\x00R\x06getUseB\v\n" +
+	"\toperation\"\\\n" +
+	"\vStorageCall\x12\x1b\n" +
+	"\tgive_back\x18\x01 \x01(\bR\bgiveBack\x12\x14\n" +
+	"\x05check\x18\x02 \x01(\x03R\x05check\x12\x1a\n" +
+	"\bdocument\x18\x03 \x01(\tR\bdocument\"O\n" +
+	"\vStorageHeld\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\x03R\x04held\x12\x12\n" +
+	"\x04used\x18\x03 \x01(\x03R\x04used\"\"\n" +
+	"\x06GetUse\x12\x18\n" +
+	"\arecount\x18\x01 \x01(\bR\arecount\"\xac\x02\n" +
+	"\x03Use\x12\x10\n" +
+	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x1c\n" +
+	"\tdocuments\x18\x02 \x01(\x03R\tdocuments\x12!\n" +
+	"\fsource_bytes\x18\x03 \x01(\x03R\vsourceBytes\x12\x18\n" +
+	"\agranted\x18\x04 \x01(\x03R\agranted\x12\x18\n" +
+	"\arunning\x18\x05 \x01(\x03R\arunning\x12+\n" +
+	"\x11documents_counted\x18\x06 \x01(\x03R\x10documentsCounted\x120\n" +
+	"\x14source_bytes_counted\x18\a \x01(\x03R\x12sourceBytesCounted\x12#\n" +
+	"\rblobs_missing\x18\b \x01(\x03R\fblobsMissing\x12\x1a\n" +
+	"\bdeleting\x18\t \x01(\bR\bdeleting\"\xf9\x06\n" +
 	"\x12KnowledgeBaseReply\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12.\n" +
 	"\x05error\x18\x02 \x01(\v2\x16.granary.node.v1.ErrorH\x00R\x05error\x12B\n" +
@@ -3680,7 +4531,9 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x04done\x18\v \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04done\x12>\n" +
 	"\vexport_page\x18\x17 \x01(\v2\x1b.granary.node.v1.ExportPageH\x00R\n" +
 	"exportPage\x12G\n" +
-	"\fcheck_export\x18\x18 \x01(\v2\".granary.node.v1.CheckExportResultH\x00R\vcheckExportB\b\n" +
+	"\fcheck_export\x18\x18 \x01(\v2\".granary.node.v1.CheckExportResultH\x00R\vcheckExport\x12A\n" +
+	"\fstorage_held\x18\x15 \x01(\v2\x1c.granary.node.v1.StorageHeldH\x00R\vstorageHeld\x12(\n" +
+	"\x03use\x18\x16 \x01(\v2\x14.granary.node.v1.UseH\x00R\x03useB\b\n" +
 	"\x06result\"\xe2\x01\n" +
 	"\x0eTenantSettings\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x03R\aversion\x129\n" +
@@ -3752,7 +4605,7 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\tremaining\x18\a \x01(\x03R\tremaining\x12\x18\n" +
 	"\acharged\x18\b \x01(\x03R\acharged\x12:\n" +
 	"\vretry_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\x85\x10\n" +
+	"retryAfter\"\x9c\x12\n" +
 	"\n" +
 	"TenantCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x120\n" +
@@ -3792,8 +4645,39 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x0fundelete_tenant\x18\x1b \x01(\v2!.granary.v1.UndeleteTenantRequestH\x00R\x0eundeleteTenant\x12L\n" +
 	"\x0fdescribe_tenant\x18\x1c \x01(\v2!.granary.v1.DescribeTenantRequestH\x00R\x0edescribeTenant\x12A\n" +
 	"\flease_tokens\x18\x1e \x01(\v2\x1c.granary.node.v1.LeaseTokensH\x00R\vleaseTokens\x12:\n" +
-	"\tget_usage\x18\x1f \x01(\v2\x1b.granary.v1.GetUsageRequestH\x00R\bgetUsageB\v\n" +
-	"\toperation\"\xd7\x05\n" +
+	"\tget_usage\x18\x1f \x01(\v2\x1b.granary.v1.GetUsageRequestH\x00R\bgetUsage\x12D\n" +
+	"\rlease_storage\x18# \x01(\v2\x1d.granary.node.v1.LeaseStorageH\x00R\fleaseStorage\x12A\n" +
+	"\flease_places\x18$ \x01(\v2\x1c.granary.node.v1.LeasePlacesH\x00R\vleasePlaces\x12F\n" +
+	"\rrecount_usage\x18% \x01(\v2\x1f.granary.v1.RecountUsageRequestH\x00R\frecountUsage\x12D\n" +
+	"\rcheck_storage\x18& \x01(\v2\x1d.granary.node.v1.CheckStorageH\x00R\fcheckStorageB\v\n" +
+	"\toperation\"\x9a\x01\n" +
+	"\fLeaseStorage\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
+	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x03R\aversion\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\x03R\x04held\x12\x12\n" +
+	"\x04used\x18\x05 \x01(\x03R\x04used\x12\x12\n" +
+	"\x04need\x18\x06 \x01(\x03R\x04need\x12\x12\n" +
+	"\x04wish\x18\a \x01(\x03R\x04wish\"t\n" +
+	"\fStorageGrant\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x18\n" +
+	"\agranted\x18\x02 \x01(\x03R\agranted\x120\n" +
+	"\arefusal\x18\x03 \x01(\v2\x16.granary.node.v1.ErrorR\arefusal\"$\n" +
+	"\fCheckStorage\x12\x14\n" +
+	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\"{\n" +
+	"\vLeasePlaces\x12\x16\n" +
+	"\x06holder\x18\x01 \x01(\tR\x06holder\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x03R\aversion\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\x03R\x04held\x12\x12\n" +
+	"\x04used\x18\x04 \x01(\x03R\x04used\x12\x12\n" +
+	"\x04want\x18\x05 \x01(\x03R\x04want\"\x99\x01\n" +
+	"\n" +
+	"PlaceLease\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x03R\aversion\x12\x18\n" +
+	"\agranted\x18\x02 \x01(\x03R\agranted\x12\x14\n" +
+	"\x05share\x18\x03 \x01(\x03R\x05share\x12\x14\n" +
+	"\x05limit\x18\x04 \x01(\x03R\x05limit\x12+\n" +
+	"\x03ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"\x9b\a\n" +
 	"\vTenantReply\x12.\n" +
 	"\x05error\x18\x01 \x01(\v2\x16.granary.node.v1.ErrorH\x00R\x05error\x12,\n" +
 	"\x06tenant\x18\x02 \x01(\v2\x12.granary.v1.TenantH\x00R\x06tenant\x12=\n" +
@@ -3810,7 +4694,11 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"workspaces\x12>\n" +
 	"\vtoken_lease\x18\x1e \x01(\v2\x1b.granary.node.v1.TokenLeaseH\x00R\n" +
 	"tokenLease\x12)\n" +
-	"\x05usage\x18\x1f \x01(\v2\x11.granary.v1.UsageH\x00R\x05usageB\b\n" +
+	"\x05usage\x18\x1f \x01(\v2\x11.granary.v1.UsageH\x00R\x05usage\x12D\n" +
+	"\rstorage_grant\x18# \x01(\v2\x1d.granary.node.v1.StorageGrantH\x00R\fstorageGrant\x12>\n" +
+	"\vplace_lease\x18$ \x01(\v2\x1b.granary.node.v1.PlaceLeaseH\x00R\n" +
+	"placeLease\x12<\n" +
+	"\arecount\x18% \x01(\v2 .granary.v1.RecountUsageResponseH\x00R\arecountB\b\n" +
 	"\x06resultB6Z4granary.dev/granary/proto/gen/granary/node/v1;nodev1b\x06proto3"
 
 var (
@@ -3825,7 +4713,7 @@ func file_granary_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_granary_node_v1_node_proto_rawDescData
 }
 
-var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_granary_node_v1_node_proto_goTypes = []any{
 	(*Header)(nil),                        // 0: granary.node.v1.Header
 	(*Grant)(nil),                         // 1: granary.node.v1.Grant
@@ -3847,191 +4735,215 @@ var file_granary_node_v1_node_proto_goTypes = []any{
 	(*EndImport)(nil),                     // 17: granary.node.v1.EndImport
 	(*Done)(nil),                          // 18: granary.node.v1.Done
 	(*KnowledgeBaseCall)(nil),             // 19: granary.node.v1.KnowledgeBaseCall
-	(*KnowledgeBaseReply)(nil),            // 20: granary.node.v1.KnowledgeBaseReply
-	(*TenantSettings)(nil),                // 21: granary.node.v1.TenantSettings
-	(*GetAccess)(nil),                     // 22: granary.node.v1.GetAccess
-	(*Access)(nil),                        // 23: granary.node.v1.Access
-	(*KeyRecord)(nil),                     // 24: granary.node.v1.KeyRecord
-	(*CreateKey)(nil),                     // 25: granary.node.v1.CreateKey
-	(*ReportKeyUse)(nil),                  // 26: granary.node.v1.ReportKeyUse
-	(*KeyUse)(nil),                        // 27: granary.node.v1.KeyUse
-	(*GetSettings)(nil),                   // 28: granary.node.v1.GetSettings
-	(*RegisterKnowledgeBase)(nil),         // 29: granary.node.v1.RegisterKnowledgeBase
-	(*UnregisterKnowledgeBase)(nil),       // 30: granary.node.v1.UnregisterKnowledgeBase
-	(*LeaseTokens)(nil),                   // 31: granary.node.v1.LeaseTokens
-	(*TokenLease)(nil),                    // 32: granary.node.v1.TokenLease
-	(*TenantCall)(nil),                    // 33: granary.node.v1.TenantCall
-	(*TenantReply)(nil),                   // 34: granary.node.v1.TenantReply
-	nil,                                   // 35: granary.node.v1.Error.MetadataEntry
-	(*durationpb.Duration)(nil),           // 36: google.protobuf.Duration
-	(*v1.DocumentSpec)(nil),               // 37: granary.v1.DocumentSpec
-	(*v1.Document)(nil),                   // 38: granary.v1.Document
-	(*v1.Event)(nil),                      // 39: granary.v1.Event
-	(*v1.Progress)(nil),                   // 40: granary.v1.Progress
-	(*v1.KnowledgeBase)(nil),              // 41: granary.v1.KnowledgeBase
-	(*v1.CreateKnowledgeBaseRequest)(nil), // 42: granary.v1.CreateKnowledgeBaseRequest
-	(*v1.GetKnowledgeBaseRequest)(nil),    // 43: granary.v1.GetKnowledgeBaseRequest
-	(*v1.UpdateKnowledgeBaseRequest)(nil), // 44: granary.v1.UpdateKnowledgeBaseRequest
-	(*v1.DeleteKnowledgeBaseRequest)(nil), // 45: granary.v1.DeleteKnowledgeBaseRequest
-	(*v1.GetDocumentRequest)(nil),         // 46: granary.v1.GetDocumentRequest
-	(*v1.ListDocumentsRequest)(nil),       // 47: granary.v1.ListDocumentsRequest
-	(*v1.DeleteDocumentRequest)(nil),      // 48: granary.v1.DeleteDocumentRequest
-	(*v1.CancelDocumentRequest)(nil),      // 49: granary.v1.CancelDocumentRequest
-	(*v1.ReprocessDocumentRequest)(nil),   // 50: granary.v1.ReprocessDocumentRequest
-	(*v1.ListChunksRequest)(nil),          // 51: granary.v1.ListChunksRequest
-	(*v1.GetDocumentTextRequest)(nil),     // 52: granary.v1.GetDocumentTextRequest
-	(*v1.SearchRequest)(nil),              // 53: granary.v1.SearchRequest
-	(*v1.ListDocumentsResponse)(nil),      // 54: granary.v1.ListDocumentsResponse
-	(*v1.ListChunksResponse)(nil),         // 55: granary.v1.ListChunksResponse
-	(*v1.GetDocumentTextResponse)(nil),    // 56: granary.v1.GetDocumentTextResponse
-	(*v1.SearchResponse)(nil),             // 57: granary.v1.SearchResponse
-	(*v1.Config)(nil),                     // 58: granary.v1.Config
-	(*v1.TenantLimits)(nil),               // 59: granary.v1.TenantLimits
-	(v1.TenantState)(0),                   // 60: granary.v1.TenantState
-	(*timestamppb.Timestamp)(nil),         // 61: google.protobuf.Timestamp
-	(*v1.CreateApiKeyRequest)(nil),        // 62: granary.v1.CreateApiKeyRequest
-	(*v1.GetTenantRequest)(nil),           // 63: granary.v1.GetTenantRequest
-	(*v1.UpdateTenantConfigRequest)(nil),  // 64: granary.v1.UpdateTenantConfigRequest
-	(*v1.ListKnowledgeBasesRequest)(nil),  // 65: granary.v1.ListKnowledgeBasesRequest
-	(*v1.GetApiKeyRequest)(nil),           // 66: granary.v1.GetApiKeyRequest
-	(*v1.ListApiKeysRequest)(nil),         // 67: granary.v1.ListApiKeysRequest
-	(*v1.RevokeApiKeyRequest)(nil),        // 68: granary.v1.RevokeApiKeyRequest
-	(*v1.RoleBinding)(nil),                // 69: granary.v1.RoleBinding
-	(*v1.RemoveRoleBindingRequest)(nil),   // 70: granary.v1.RemoveRoleBindingRequest
-	(*v1.ListRoleBindingsRequest)(nil),    // 71: granary.v1.ListRoleBindingsRequest
-	(*v1.CreateWorkspaceRequest)(nil),     // 72: granary.v1.CreateWorkspaceRequest
-	(*v1.ListWorkspacesRequest)(nil),      // 73: granary.v1.ListWorkspacesRequest
-	(*v1.Workspace)(nil),                  // 74: granary.v1.Workspace
-	(*v1.DeleteWorkspaceRequest)(nil),     // 75: granary.v1.DeleteWorkspaceRequest
-	(*v1.CreateTenantRequest)(nil),        // 76: granary.v1.CreateTenantRequest
-	(*v1.UpdateTenantRequest)(nil),        // 77: granary.v1.UpdateTenantRequest
-	(*v1.SuspendTenantRequest)(nil),       // 78: granary.v1.SuspendTenantRequest
-	(*v1.ResumeTenantRequest)(nil),        // 79: granary.v1.ResumeTenantRequest
-	(*v1.DeleteTenantRequest)(nil),        // 80: granary.v1.DeleteTenantRequest
-	(*v1.UndeleteTenantRequest)(nil),      // 81: granary.v1.UndeleteTenantRequest
-	(*v1.DescribeTenantRequest)(nil),      // 82: granary.v1.DescribeTenantRequest
-	(*v1.GetUsageRequest)(nil),            // 83: granary.v1.GetUsageRequest
-	(*v1.Tenant)(nil),                     // 84: granary.v1.Tenant
-	(*v1.ListKnowledgeBasesResponse)(nil), // 85: granary.v1.ListKnowledgeBasesResponse
-	(*v1.ApiKey)(nil),                     // 86: granary.v1.ApiKey
-	(*v1.ListApiKeysResponse)(nil),        // 87: granary.v1.ListApiKeysResponse
-	(*v1.ListRoleBindingsResponse)(nil),   // 88: granary.v1.ListRoleBindingsResponse
-	(*v1.ListWorkspacesResponse)(nil),     // 89: granary.v1.ListWorkspacesResponse
-	(*v1.Usage)(nil),                      // 90: granary.v1.Usage
+	(*StorageCall)(nil),                   // 20: granary.node.v1.StorageCall
+	(*StorageHeld)(nil),                   // 21: granary.node.v1.StorageHeld
+	(*GetUse)(nil),                        // 22: granary.node.v1.GetUse
+	(*Use)(nil),                           // 23: granary.node.v1.Use
+	(*KnowledgeBaseReply)(nil),            // 24: granary.node.v1.KnowledgeBaseReply
+	(*TenantSettings)(nil),                // 25: granary.node.v1.TenantSettings
+	(*GetAccess)(nil),                     // 26: granary.node.v1.GetAccess
+	(*Access)(nil),                        // 27: granary.node.v1.Access
+	(*KeyRecord)(nil),                     // 28: granary.node.v1.KeyRecord
+	(*CreateKey)(nil),                     // 29: granary.node.v1.CreateKey
+	(*ReportKeyUse)(nil),                  // 30: granary.node.v1.ReportKeyUse
+	(*KeyUse)(nil),                        // 31: granary.node.v1.KeyUse
+	(*GetSettings)(nil),                   // 32: granary.node.v1.GetSettings
+	(*RegisterKnowledgeBase)(nil),         // 33: granary.node.v1.RegisterKnowledgeBase
+	(*UnregisterKnowledgeBase)(nil),       // 34: granary.node.v1.UnregisterKnowledgeBase
+	(*LeaseTokens)(nil),                   // 35: granary.node.v1.LeaseTokens
+	(*TokenLease)(nil),                    // 36: granary.node.v1.TokenLease
+	(*TenantCall)(nil),                    // 37: granary.node.v1.TenantCall
+	(*LeaseStorage)(nil),                  // 38: granary.node.v1.LeaseStorage
+	(*StorageGrant)(nil),                  // 39: granary.node.v1.StorageGrant
+	(*CheckStorage)(nil),                  // 40: granary.node.v1.CheckStorage
+	(*LeasePlaces)(nil),                   // 41: granary.node.v1.LeasePlaces
+	(*PlaceLease)(nil),                    // 42: granary.node.v1.PlaceLease
+	(*TenantReply)(nil),                   // 43: granary.node.v1.TenantReply
+	nil,                                   // 44: granary.node.v1.Error.MetadataEntry
+	(*durationpb.Duration)(nil),           // 45: google.protobuf.Duration
+	(*v1.DocumentSpec)(nil),               // 46: granary.v1.DocumentSpec
+	(*v1.Document)(nil),                   // 47: granary.v1.Document
+	(*v1.Event)(nil),                      // 48: granary.v1.Event
+	(*v1.Progress)(nil),                   // 49: granary.v1.Progress
+	(*v1.KnowledgeBase)(nil),              // 50: granary.v1.KnowledgeBase
+	(*v1.CreateKnowledgeBaseRequest)(nil), // 51: granary.v1.CreateKnowledgeBaseRequest
+	(*v1.GetKnowledgeBaseRequest)(nil),    // 52: granary.v1.GetKnowledgeBaseRequest
+	(*v1.UpdateKnowledgeBaseRequest)(nil), // 53: granary.v1.UpdateKnowledgeBaseRequest
+	(*v1.DeleteKnowledgeBaseRequest)(nil), // 54: granary.v1.DeleteKnowledgeBaseRequest
+	(*v1.GetDocumentRequest)(nil),         // 55: granary.v1.GetDocumentRequest
+	(*v1.ListDocumentsRequest)(nil),       // 56: granary.v1.ListDocumentsRequest
+	(*v1.DeleteDocumentRequest)(nil),      // 57: granary.v1.DeleteDocumentRequest
+	(*v1.CancelDocumentRequest)(nil),      // 58: granary.v1.CancelDocumentRequest
+	(*v1.ReprocessDocumentRequest)(nil),   // 59: granary.v1.ReprocessDocumentRequest
+	(*v1.ListChunksRequest)(nil),          // 60: granary.v1.ListChunksRequest
+	(*v1.GetDocumentTextRequest)(nil),     // 61: granary.v1.GetDocumentTextRequest
+	(*v1.SearchRequest)(nil),              // 62: granary.v1.SearchRequest
+	(*v1.ListDocumentsResponse)(nil),      // 63: granary.v1.ListDocumentsResponse
+	(*v1.ListChunksResponse)(nil),         // 64: granary.v1.ListChunksResponse
+	(*v1.GetDocumentTextResponse)(nil),    // 65: granary.v1.GetDocumentTextResponse
+	(*v1.SearchResponse)(nil),             // 66: granary.v1.SearchResponse
+	(*v1.Config)(nil),                     // 67: granary.v1.Config
+	(*v1.TenantLimits)(nil),               // 68: granary.v1.TenantLimits
+	(v1.TenantState)(0),                   // 69: granary.v1.TenantState
+	(*timestamppb.Timestamp)(nil),         // 70: google.protobuf.Timestamp
+	(*v1.CreateApiKeyRequest)(nil),        // 71: granary.v1.CreateApiKeyRequest
+	(*v1.GetTenantRequest)(nil),           // 72: granary.v1.GetTenantRequest
+	(*v1.UpdateTenantConfigRequest)(nil),  // 73: granary.v1.UpdateTenantConfigRequest
+	(*v1.ListKnowledgeBasesRequest)(nil),  // 74: granary.v1.ListKnowledgeBasesRequest
+	(*v1.GetApiKeyRequest)(nil),           // 75: granary.v1.GetApiKeyRequest
+	(*v1.ListApiKeysRequest)(nil),         // 76: granary.v1.ListApiKeysRequest
+	(*v1.RevokeApiKeyRequest)(nil),        // 77: granary.v1.RevokeApiKeyRequest
+	(*v1.RoleBinding)(nil),                // 78: granary.v1.RoleBinding
+	(*v1.RemoveRoleBindingRequest)(nil),   // 79: granary.v1.RemoveRoleBindingRequest
+	(*v1.ListRoleBindingsRequest)(nil),    // 80: granary.v1.ListRoleBindingsRequest
+	(*v1.CreateWorkspaceRequest)(nil),     // 81: granary.v1.CreateWorkspaceRequest
+	(*v1.ListWorkspacesRequest)(nil),      // 82: granary.v1.ListWorkspacesRequest
+	(*v1.Workspace)(nil),                  // 83: granary.v1.Workspace
+	(*v1.DeleteWorkspaceRequest)(nil),     // 84: granary.v1.DeleteWorkspaceRequest
+	(*v1.CreateTenantRequest)(nil),        // 85: granary.v1.CreateTenantRequest
+	(*v1.UpdateTenantRequest)(nil),        // 86: granary.v1.UpdateTenantRequest
+	(*v1.SuspendTenantRequest)(nil),       // 87: granary.v1.SuspendTenantRequest
+	(*v1.ResumeTenantRequest)(nil),        // 88: granary.v1.ResumeTenantRequest
+	(*v1.DeleteTenantRequest)(nil),        // 89: granary.v1.DeleteTenantRequest
+	(*v1.UndeleteTenantRequest)(nil),      // 90: granary.v1.UndeleteTenantRequest
+	(*v1.DescribeTenantRequest)(nil),      // 91: granary.v1.DescribeTenantRequest
+	(*v1.GetUsageRequest)(nil),            // 92: granary.v1.GetUsageRequest
+	(*v1.RecountUsageRequest)(nil),        // 93: granary.v1.RecountUsageRequest
+	(*v1.Tenant)(nil),                     // 94: granary.v1.Tenant
+	(*v1.ListKnowledgeBasesResponse)(nil), // 95: granary.v1.ListKnowledgeBasesResponse
+	(*v1.ApiKey)(nil),                     // 96: granary.v1.ApiKey
+	(*v1.ListApiKeysResponse)(nil),        // 97: granary.v1.ListApiKeysResponse
+	(*v1.ListRoleBindingsResponse)(nil),   // 98: granary.v1.ListRoleBindingsResponse
+	(*v1.ListWorkspacesResponse)(nil),     // 99: granary.v1.ListWorkspacesResponse
+	(*v1.Usage)(nil),                      // 100: granary.v1.Usage
+	(*v1.RecountUsageResponse)(nil),       // 101: granary.v1.RecountUsageResponse
 }
 var file_granary_node_v1_node_proto_depIdxs = []int32{
-	36,  // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
+	45,  // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
 	1,   // 1: granary.node.v1.Header.grants:type_name -> granary.node.v1.Grant
-	35,  // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
+	44,  // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
 	3,   // 3: granary.node.v1.Error.fields:type_name -> granary.node.v1.FieldViolation
-	36,  // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
-	37,  // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
+	45,  // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
+	46,  // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
 	4,   // 6: granary.node.v1.AddDocument.source:type_name -> granary.node.v1.SourceRef
-	38,  // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
-	36,  // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
-	39,  // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
-	40,  // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
-	41,  // 11: granary.node.v1.ExportPage.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	47,  // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
+	45,  // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
+	48,  // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
+	49,  // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
+	50,  // 11: granary.node.v1.ExportPage.knowledge_base:type_name -> granary.v1.KnowledgeBase
 	13,  // 12: granary.node.v1.ExportPage.documents:type_name -> granary.node.v1.ExportDocument
-	37,  // 13: granary.node.v1.ExportDocument.spec:type_name -> granary.v1.DocumentSpec
+	46,  // 13: granary.node.v1.ExportDocument.spec:type_name -> granary.v1.DocumentSpec
 	4,   // 14: granary.node.v1.ExportDocument.source:type_name -> granary.node.v1.SourceRef
-	38,  // 15: granary.node.v1.ExportDocument.document:type_name -> granary.v1.Document
-	42,  // 16: granary.node.v1.BeginImport.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	47,  // 15: granary.node.v1.ExportDocument.document:type_name -> granary.v1.Document
+	51,  // 16: granary.node.v1.BeginImport.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
 	0,   // 17: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
-	42,  // 18: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
-	43,  // 19: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
-	44,  // 20: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
-	45,  // 21: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
+	51,  // 18: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	52,  // 19: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
+	53,  // 20: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
+	54,  // 21: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
 	5,   // 22: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
-	46,  // 23: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
-	47,  // 24: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
-	48,  // 25: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
-	49,  // 26: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
-	50,  // 27: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
-	51,  // 28: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
-	52,  // 29: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
-	53,  // 30: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
+	55,  // 23: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
+	56,  // 24: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
+	57,  // 25: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
+	58,  // 26: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
+	59,  // 27: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
+	60,  // 28: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
+	61,  // 29: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
+	62,  // 30: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
 	7,   // 31: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
 	10,  // 32: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
-	21,  // 33: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
+	25,  // 33: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
 	11,  // 34: granary.node.v1.KnowledgeBaseCall.read_export:type_name -> granary.node.v1.ReadExport
 	14,  // 35: granary.node.v1.KnowledgeBaseCall.check_export:type_name -> granary.node.v1.CheckExport
 	16,  // 36: granary.node.v1.KnowledgeBaseCall.begin_import:type_name -> granary.node.v1.BeginImport
 	17,  // 37: granary.node.v1.KnowledgeBaseCall.end_import:type_name -> granary.node.v1.EndImport
 	9,   // 38: granary.node.v1.KnowledgeBaseCall.erased:type_name -> granary.node.v1.CheckErased
-	2,   // 39: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
-	41,  // 40: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	6,   // 41: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
-	38,  // 42: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
-	54,  // 43: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
-	55,  // 44: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
-	56,  // 45: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
-	57,  // 46: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
-	8,   // 47: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
-	18,  // 48: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
-	12,  // 49: granary.node.v1.KnowledgeBaseReply.export_page:type_name -> granary.node.v1.ExportPage
-	15,  // 50: granary.node.v1.KnowledgeBaseReply.check_export:type_name -> granary.node.v1.CheckExportResult
-	58,  // 51: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
-	59,  // 52: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
-	60,  // 53: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
-	60,  // 54: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
-	1,   // 55: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
-	24,  // 56: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
-	61,  // 57: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
-	62,  // 58: granary.node.v1.CreateKey.request:type_name -> granary.v1.CreateApiKeyRequest
-	27,  // 59: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
-	61,  // 60: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
-	61,  // 61: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
-	36,  // 62: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
-	36,  // 63: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
-	0,   // 64: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
-	63,  // 65: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
-	64,  // 66: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
-	28,  // 67: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
-	29,  // 68: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
-	30,  // 69: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
-	65,  // 70: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
-	10,  // 71: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
-	22,  // 72: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
-	26,  // 73: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
-	25,  // 74: granary.node.v1.TenantCall.create_key:type_name -> granary.node.v1.CreateKey
-	66,  // 75: granary.node.v1.TenantCall.get_key:type_name -> granary.v1.GetApiKeyRequest
-	67,  // 76: granary.node.v1.TenantCall.list_keys:type_name -> granary.v1.ListApiKeysRequest
-	68,  // 77: granary.node.v1.TenantCall.revoke_key:type_name -> granary.v1.RevokeApiKeyRequest
-	69,  // 78: granary.node.v1.TenantCall.bind_role:type_name -> granary.v1.RoleBinding
-	70,  // 79: granary.node.v1.TenantCall.unbind_role:type_name -> granary.v1.RemoveRoleBindingRequest
-	71,  // 80: granary.node.v1.TenantCall.list_roles:type_name -> granary.v1.ListRoleBindingsRequest
-	72,  // 81: granary.node.v1.TenantCall.create_workspace:type_name -> granary.v1.CreateWorkspaceRequest
-	73,  // 82: granary.node.v1.TenantCall.list_workspaces:type_name -> granary.v1.ListWorkspacesRequest
-	74,  // 83: granary.node.v1.TenantCall.update_workspace:type_name -> granary.v1.Workspace
-	75,  // 84: granary.node.v1.TenantCall.delete_workspace:type_name -> granary.v1.DeleteWorkspaceRequest
-	76,  // 85: granary.node.v1.TenantCall.create_tenant:type_name -> granary.v1.CreateTenantRequest
-	77,  // 86: granary.node.v1.TenantCall.update_tenant:type_name -> granary.v1.UpdateTenantRequest
-	78,  // 87: granary.node.v1.TenantCall.suspend_tenant:type_name -> granary.v1.SuspendTenantRequest
-	79,  // 88: granary.node.v1.TenantCall.resume_tenant:type_name -> granary.v1.ResumeTenantRequest
-	80,  // 89: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
-	81,  // 90: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
-	82,  // 91: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
-	31,  // 92: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
-	83,  // 93: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
-	2,   // 94: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
-	84,  // 95: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
-	21,  // 96: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
-	85,  // 97: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
-	18,  // 98: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
-	23,  // 99: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
-	86,  // 100: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
-	87,  // 101: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
-	88,  // 102: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
-	74,  // 103: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
-	89,  // 104: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
-	32,  // 105: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
-	90,  // 106: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
-	107, // [107:107] is the sub-list for method output_type
-	107, // [107:107] is the sub-list for method input_type
-	107, // [107:107] is the sub-list for extension type_name
-	107, // [107:107] is the sub-list for extension extendee
-	0,   // [0:107] is the sub-list for field type_name
+	20,  // 39: granary.node.v1.KnowledgeBaseCall.storage:type_name -> granary.node.v1.StorageCall
+	22,  // 40: granary.node.v1.KnowledgeBaseCall.get_use:type_name -> granary.node.v1.GetUse
+	2,   // 41: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
+	50,  // 42: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	6,   // 43: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
+	47,  // 44: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
+	63,  // 45: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
+	64,  // 46: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
+	65,  // 47: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
+	66,  // 48: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
+	8,   // 49: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
+	18,  // 50: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
+	12,  // 51: granary.node.v1.KnowledgeBaseReply.export_page:type_name -> granary.node.v1.ExportPage
+	15,  // 52: granary.node.v1.KnowledgeBaseReply.check_export:type_name -> granary.node.v1.CheckExportResult
+	21,  // 53: granary.node.v1.KnowledgeBaseReply.storage_held:type_name -> granary.node.v1.StorageHeld
+	23,  // 54: granary.node.v1.KnowledgeBaseReply.use:type_name -> granary.node.v1.Use
+	67,  // 55: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
+	68,  // 56: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
+	69,  // 57: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
+	69,  // 58: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
+	1,   // 59: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
+	28,  // 60: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
+	70,  // 61: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
+	71,  // 62: granary.node.v1.CreateKey.request:type_name -> granary.v1.CreateApiKeyRequest
+	31,  // 63: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
+	70,  // 64: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
+	70,  // 65: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
+	45,  // 66: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
+	45,  // 67: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
+	0,   // 68: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
+	72,  // 69: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
+	73,  // 70: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
+	32,  // 71: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
+	33,  // 72: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
+	34,  // 73: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
+	74,  // 74: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
+	10,  // 75: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
+	26,  // 76: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
+	30,  // 77: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
+	29,  // 78: granary.node.v1.TenantCall.create_key:type_name -> granary.node.v1.CreateKey
+	75,  // 79: granary.node.v1.TenantCall.get_key:type_name -> granary.v1.GetApiKeyRequest
+	76,  // 80: granary.node.v1.TenantCall.list_keys:type_name -> granary.v1.ListApiKeysRequest
+	77,  // 81: granary.node.v1.TenantCall.revoke_key:type_name -> granary.v1.RevokeApiKeyRequest
+	78,  // 82: granary.node.v1.TenantCall.bind_role:type_name -> granary.v1.RoleBinding
+	79,  // 83: granary.node.v1.TenantCall.unbind_role:type_name -> granary.v1.RemoveRoleBindingRequest
+	80,  // 84: granary.node.v1.TenantCall.list_roles:type_name -> granary.v1.ListRoleBindingsRequest
+	81,  // 85: granary.node.v1.TenantCall.create_workspace:type_name -> granary.v1.CreateWorkspaceRequest
+	82,  // 86: granary.node.v1.TenantCall.list_workspaces:type_name -> granary.v1.ListWorkspacesRequest
+	83,  // 87: granary.node.v1.TenantCall.update_workspace:type_name -> granary.v1.Workspace
+	84,  // 88: granary.node.v1.TenantCall.delete_workspace:type_name -> granary.v1.DeleteWorkspaceRequest
+	85,  // 89: granary.node.v1.TenantCall.create_tenant:type_name -> granary.v1.CreateTenantRequest
+	86,  // 90: granary.node.v1.TenantCall.update_tenant:type_name -> granary.v1.UpdateTenantRequest
+	87,  // 91: granary.node.v1.TenantCall.suspend_tenant:type_name -> granary.v1.SuspendTenantRequest
+	88,  // 92: granary.node.v1.TenantCall.resume_tenant:type_name -> granary.v1.ResumeTenantRequest
+	89,  // 93: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
+	90,  // 94: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
+	91,  // 95: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
+	35,  // 96: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
+	92,  // 97: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
+	38,  // 98: granary.node.v1.TenantCall.lease_storage:type_name -> granary.node.v1.LeaseStorage
+	41,  // 99: granary.node.v1.TenantCall.lease_places:type_name -> granary.node.v1.LeasePlaces
+	93,  // 100: granary.node.v1.TenantCall.recount_usage:type_name -> granary.v1.RecountUsageRequest
+	40,  // 101: granary.node.v1.TenantCall.check_storage:type_name -> granary.node.v1.CheckStorage
+	2,   // 102: granary.node.v1.StorageGrant.refusal:type_name -> granary.node.v1.Error
+	45,  // 103: granary.node.v1.PlaceLease.ttl:type_name -> google.protobuf.Duration
+	2,   // 104: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
+	94,  // 105: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
+	25,  // 106: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
+	95,  // 107: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
+	18,  // 108: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
+	27,  // 109: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
+	96,  // 110: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
+	97,  // 111: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
+	98,  // 112: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
+	83,  // 113: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
+	99,  // 114: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
+	36,  // 115: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
+	100, // 116: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
+	39,  // 117: granary.node.v1.TenantReply.storage_grant:type_name -> granary.node.v1.StorageGrant
+	42,  // 118: granary.node.v1.TenantReply.place_lease:type_name -> granary.node.v1.PlaceLease
+	101, // 119: granary.node.v1.TenantReply.recount:type_name -> granary.v1.RecountUsageResponse
+	120, // [120:120] is the sub-list for method output_type
+	120, // [120:120] is the sub-list for method input_type
+	120, // [120:120] is the sub-list for extension type_name
+	120, // [120:120] is the sub-list for extension extendee
+	0,   // [0:120] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_node_proto_init() }
@@ -4061,8 +4973,10 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseCall_BeginImport)(nil),
 		(*KnowledgeBaseCall_EndImport)(nil),
 		(*KnowledgeBaseCall_Erased)(nil),
+		(*KnowledgeBaseCall_Storage)(nil),
+		(*KnowledgeBaseCall_GetUse)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[20].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[24].OneofWrappers = []any{
 		(*KnowledgeBaseReply_Error)(nil),
 		(*KnowledgeBaseReply_KnowledgeBase)(nil),
 		(*KnowledgeBaseReply_AddDocument)(nil),
@@ -4075,8 +4989,10 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseReply_Done)(nil),
 		(*KnowledgeBaseReply_ExportPage)(nil),
 		(*KnowledgeBaseReply_CheckExport)(nil),
+		(*KnowledgeBaseReply_StorageHeld)(nil),
+		(*KnowledgeBaseReply_Use)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[33].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[37].OneofWrappers = []any{
 		(*TenantCall_Get)(nil),
 		(*TenantCall_UpdateConfig)(nil),
 		(*TenantCall_GetSettings)(nil),
@@ -4106,8 +5022,12 @@ func file_granary_node_v1_node_proto_init() {
 		(*TenantCall_DescribeTenant)(nil),
 		(*TenantCall_LeaseTokens)(nil),
 		(*TenantCall_GetUsage)(nil),
+		(*TenantCall_LeaseStorage)(nil),
+		(*TenantCall_LeasePlaces)(nil),
+		(*TenantCall_RecountUsage)(nil),
+		(*TenantCall_CheckStorage)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[34].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[43].OneofWrappers = []any{
 		(*TenantReply_Error)(nil),
 		(*TenantReply_Tenant)(nil),
 		(*TenantReply_Settings)(nil),
@@ -4121,6 +5041,9 @@ func file_granary_node_v1_node_proto_init() {
 		(*TenantReply_Workspaces)(nil),
 		(*TenantReply_TokenLease)(nil),
 		(*TenantReply_Usage)(nil),
+		(*TenantReply_StorageGrant)(nil),
+		(*TenantReply_PlaceLease)(nil),
+		(*TenantReply_Recount)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -4128,7 +5051,7 @@ func file_granary_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_node_v1_node_proto_rawDesc), len(file_granary_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

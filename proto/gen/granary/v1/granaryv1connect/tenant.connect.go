@@ -28,6 +28,8 @@ const (
 	TenantServiceGetTenantProcedure = "/granary.v1.TenantService/GetTenant"
 	// TenantServiceGetUsageProcedure is the procedure name of the TenantService's GetUsage RPC.
 	TenantServiceGetUsageProcedure = "/granary.v1.TenantService/GetUsage"
+	// TenantServiceRecountUsageProcedure is the procedure name of the TenantService's RecountUsage RPC.
+	TenantServiceRecountUsageProcedure = "/granary.v1.TenantService/RecountUsage"
 	// TenantServiceUpdateTenantConfigProcedure is the procedure name of the TenantService's
 	// UpdateTenantConfig RPC.
 	TenantServiceUpdateTenantConfigProcedure = "/granary.v1.TenantService/UpdateTenantConfig"
@@ -50,6 +52,14 @@ var (
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
+	tenantServiceRecountUsageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_granary_v1_tenant_proto.Services().ByName("TenantService").Methods().ByName("RecountUsage"),
+			Procedure:        TenantServiceRecountUsageProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
 	tenantServiceUpdateTenantConfigSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType:       connect.StreamTypeUnary,
@@ -66,6 +76,9 @@ type TenantServiceClient interface {
 	GetTenant(context.Context, *v1.GetTenantRequest) (*v1.GetTenantResponse, error)
 	// Reads what the tenant has used of its limits.
 	GetUsage(context.Context, *v1.GetUsageRequest) (*v1.GetUsageResponse, error)
+	// Counts what is stored and processed anew, beside what the counters say. It reads the
+	// state of every knowledge base and asks the store for every source.
+	RecountUsage(context.Context, *v1.RecountUsageRequest) (*v1.RecountUsageResponse, error)
 	// Replaces the default configuration of all knowledge bases of the tenant.
 	// Errors: ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (CONFIG_INVALID).
 	UpdateTenantConfig(context.Context, *v1.UpdateTenantConfigRequest) (*v1.UpdateTenantConfigResponse, error)
@@ -83,6 +96,9 @@ type TenantServiceHandler interface {
 	GetTenant(context.Context, *v1.GetTenantRequest) (*v1.GetTenantResponse, error)
 	// Reads what the tenant has used of its limits.
 	GetUsage(context.Context, *v1.GetUsageRequest) (*v1.GetUsageResponse, error)
+	// Counts what is stored and processed anew, beside what the counters say. It reads the
+	// state of every knowledge base and asks the store for every source.
+	RecountUsage(context.Context, *v1.RecountUsageRequest) (*v1.RecountUsageResponse, error)
 	// Replaces the default configuration of all knowledge bases of the tenant.
 	// Errors: ABORTED (ETAG_MISMATCH), INVALID_ARGUMENT (CONFIG_INVALID).
 	UpdateTenantConfig(context.Context, *v1.UpdateTenantConfigRequest) (*v1.UpdateTenantConfigResponse, error)
@@ -95,6 +111,7 @@ func RegisterTenantServiceHandler(server *connect.Server, svc TenantServiceHandl
 	server.Register(
 		connect.Method{Spec: tenantServiceGetTenantSpec(), Handler: adapter.getTenant},
 		connect.Method{Spec: tenantServiceGetUsageSpec(), Handler: adapter.getUsage},
+		connect.Method{Spec: tenantServiceRecountUsageSpec(), Handler: adapter.recountUsage},
 		connect.Method{Spec: tenantServiceUpdateTenantConfigSpec(), Handler: adapter.updateTenantConfig},
 	)
 }
@@ -108,6 +125,10 @@ func (UnimplementedTenantServiceHandler) GetTenant(context.Context, *v1.GetTenan
 
 func (UnimplementedTenantServiceHandler) GetUsage(context.Context, *v1.GetUsageRequest) (*v1.GetUsageResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.TenantService.GetUsage is not implemented")
+}
+
+func (UnimplementedTenantServiceHandler) RecountUsage(context.Context, *v1.RecountUsageRequest) (*v1.RecountUsageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.TenantService.RecountUsage is not implemented")
 }
 
 func (UnimplementedTenantServiceHandler) UpdateTenantConfig(context.Context, *v1.UpdateTenantConfigRequest) (*v1.UpdateTenantConfigResponse, error) {
@@ -129,6 +150,14 @@ func (c *tenantServiceClient) GetTenant(ctx context.Context, req *v1.GetTenantRe
 func (c *tenantServiceClient) GetUsage(ctx context.Context, req *v1.GetUsageRequest) (*v1.GetUsageResponse, error) {
 	var res v1.GetUsageResponse
 	if err := c.client.CallUnary(ctx, tenantServiceGetUsageSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *tenantServiceClient) RecountUsage(ctx context.Context, req *v1.RecountUsageRequest) (*v1.RecountUsageResponse, error) {
+	var res v1.RecountUsageResponse
+	if err := c.client.CallUnary(ctx, tenantServiceRecountUsageSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -162,6 +191,18 @@ func (h tenantServiceHandler) getUsage(ctx context.Context, _ connect.Spec, stre
 		return err
 	}
 	res, err := h.svc.GetUsage(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h tenantServiceHandler) recountUsage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RecountUsageRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RecountUsage(ctx, &req)
 	if err != nil {
 		return err
 	}
