@@ -21,7 +21,7 @@ import (
 func unaryMethods(t *testing.T) map[string]string {
 	t.Helper()
 	least := map[string]string{
-		"GetTenant": `{}`, "GetUsage": `{}`, "UpdateTenantConfig": `{"defaultConfig":{}}`,
+		"GetTenant": `{}`, "GetUsage": `{}`, "RecountUsage": `{}`, "UpdateTenantConfig": `{"defaultConfig":{}}`,
 		"CreateKnowledgeBase": `{"knowledgeBaseId":"handbook"}`, "GetKnowledgeBase": `{"name":"handbook"}`,
 		"ListKnowledgeBases": `{}`, "DeleteKnowledgeBase": `{"name":"handbook"}`,
 		"UpdateKnowledgeBase": `{"knowledgeBase":{"name":"handbook"},"updateMask":"displayName"}`,

@@ -11,8 +11,9 @@ import (
 // matrixRows makes a good request of each RPC, about what tenant acme has. Where a
 // method would create something under any credential, it only checks.
 var matrixRows = map[string]func(*matrix) []proto.Message{
-	"GetTenant": one(func(*matrix) proto.Message { return &granaryv1.GetTenantRequest{} }),
-	"GetUsage":  one(func(*matrix) proto.Message { return &granaryv1.GetUsageRequest{} }),
+	"GetTenant":    one(func(*matrix) proto.Message { return &granaryv1.GetTenantRequest{} }),
+	"GetUsage":     one(func(*matrix) proto.Message { return &granaryv1.GetUsageRequest{} }),
+	"RecountUsage": one(func(*matrix) proto.Message { return &granaryv1.RecountUsageRequest{} }),
 	"UpdateTenantConfig": one(func(*matrix) proto.Message {
 		return &granaryv1.UpdateTenantConfigRequest{DefaultConfig: &granaryv1.Config{}, ValidateOnly: true}
 	}),
