@@ -79,6 +79,7 @@ type claims struct {
 type Authority struct {
 	key    ed25519.PrivateKey
 	public ed25519.PublicKey
+	others []jwt.VerificationKey // of a rotation: they verify, but sign nothing
 	now    func() time.Time
 
 	parser    *jwt.Parser // of tenants' tokens
@@ -86,14 +87,29 @@ type Authority struct {
 	operators *jwt.Parser // of operators' tokens, which are too few to remember
 }
 
-// Open makes an authority of the key file at path, which is created when absent.
+// Open makes an authority of the key file at path, which is created when absent and
+// signs; others verify too, which lets keys be rotated without a gap: give all
+// servers the new key as another, then as the first, then take the old one away.
 // Errors are [ErrKeyFile].
-func Open(path string) (*Authority, error) {
+func Open(path string, others ...string) (*Authority, error) {
 	key, err := loadKey(path)
 	if err != nil {
 		return nil, err
 	}
-	return New(key)
+	a, err := New(key)
+	if err != nil {
+		return nil, err
+	}
+	for _, other := range others {
+		k, err := readKey(other)
+		if err != nil {
+			return nil, err
+		}
+		if public, ok := k.Public().(ed25519.PublicKey); ok && !public.Equal(a.public) {
+			a.others = append(a.others, public)
+		}
+	}
+	return a, nil
 }
 
 // New makes an authority of a key. Errors are [ErrKey].
@@ -177,6 +193,18 @@ func (a *Authority) Verify(_ context.Context, token string) (gateway.Principal, 
 	if p, ok := a.seen.get(token, now); ok {
 		return p, nil
 	}
+	p, err := a.check(token)
+	if err == nil {
+		a.seen.put(token, entry{principal: p}, p.Expires.Add(-Leeway), now)
+	}
+	return p, err
+}
+
+// check proves a token that is not remembered.
+func (a *Authority) check(token string) (gateway.Principal, error) {
+	if _, err := parse(token); err != nil {
+		return gateway.Principal{}, err
+	}
 	var c claims
 	if _, err := a.parser.ParseWithClaims(token, &c, a.keyFor); err != nil {
 		return gateway.Principal{}, fmt.Errorf("%w: %w", ErrToken, err)
@@ -185,14 +213,14 @@ func (a *Authority) Verify(_ context.Context, token string) (gateway.Principal, 
 		Tenant: c.Tenant, Subject: c.Subject, Roles: c.Roles, Workspace: c.Workspace,
 		Expires: c.ExpiresAt.Add(Leeway),
 	}
-	if !p.Valid() {
-		return gateway.Principal{}, fmt.Errorf("%w: tenant or subject", ErrToken)
+	// What speaks to another API too is no tenant's, whoever signed it.
+	if len(c.Audience) != 1 || !p.Valid() {
+		return gateway.Principal{}, fmt.Errorf("%w: audience, tenant or subject", ErrToken)
 	}
-	a.seen.put(token, p, c.ExpiresAt.Time, now)
 	return p, nil
 }
 
-// keyFor gives the one key there is. A header that names or brings a key (kid,
+// keyFor gives this server's keys. A header that names or brings a key (kid,
 // jku, jwk, x5u, x5c), or demands what is not understood (crit), is refused.
 func (a *Authority) keyFor(t *jwt.Token) (any, error) {
 	for name, value := range t.Header {
@@ -203,5 +231,8 @@ func (a *Authority) keyFor(t *jwt.Token) (any, error) {
 			return nil, fmt.Errorf("%w: header %q", ErrToken, name)
 		}
 	}
-	return a.public, nil
+	if len(a.others) == 0 {
+		return a.public, nil
+	}
+	return jwt.VerificationKeySet{Keys: append([]jwt.VerificationKey{a.public}, a.others...)}, nil
 }

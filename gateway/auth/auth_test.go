@@ -299,7 +299,7 @@ func TestKeyFile(t *testing.T) {
 func TestTheCacheIsBoundedAndForgets(t *testing.T) {
 	c := newCache(3, time.Minute)
 	for i := range 10 {
-		c.put(fmt.Sprint(i), gateway.Principal{Subject: fmt.Sprint(i)}, epoch.Add(time.Hour), epoch)
+		c.put(fmt.Sprint(i), entry{principal: gateway.Principal{Subject: fmt.Sprint(i)}}, epoch.Add(time.Hour), epoch)
 	}
 	if len(c.entries) != 3 || len(c.ring) != 3 {
 		t.Errorf("%d entries, ring of %d", len(c.entries), len(c.ring))
@@ -312,11 +312,11 @@ func TestTheCacheIsBoundedAndForgets(t *testing.T) {
 	if _, ok := c.get("9", epoch.Add(time.Minute)); ok {
 		t.Error("remembered beyond its time")
 	}
-	c.put("short", gateway.Principal{}, epoch.Add(time.Second), epoch)
+	c.put("short", entry{}, epoch.Add(time.Second), epoch)
 	if _, ok := c.get("short", epoch.Add(time.Second)); ok {
 		t.Error("remembered beyond exp")
 	}
-	c.put("short", gateway.Principal{}, epoch.Add(time.Hour), epoch)
+	c.put("short", entry{}, epoch.Add(time.Hour), epoch)
 	if len(c.entries) != 3 {
 		t.Errorf("%d entries after a renewal", len(c.entries))
 	}

@@ -25,8 +25,25 @@ type cache struct {
 }
 
 type cached struct {
-	principal gateway.Principal
-	until     time.Time
+	entry
+	until time.Time
+}
+
+// entry is what is remembered of a token. It is forgotten with the keys it was
+// checked by; without keys, those are this server's own.
+type entry struct {
+	principal  gateway.Principal
+	keys       *keySet
+	generation uint64
+}
+
+// good reports whether the keys that proved the token are still the issuer's.
+func (e entry) good() bool {
+	if e.keys == nil {
+		return true
+	}
+	generation, ok := e.keys.current()
+	return ok && generation == e.generation
 }
 
 func newCache(size int, life time.Duration) *cache {
@@ -39,13 +56,13 @@ func newCache(size int, life time.Duration) *cache {
 func (c *cache) get(token string, now time.Time) (gateway.Principal, bool) {
 	key := sha256.Sum256([]byte(token))
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	e, ok := c.entries[key]
-	return e.principal, ok && now.Before(e.until)
+	c.mu.Unlock()
+	return e.principal, ok && now.Before(e.until) && e.good()
 }
 
-// put remembers the principal for the cache's time, never past exp.
-func (c *cache) put(token string, p gateway.Principal, exp, now time.Time) {
+// put remembers a token for the cache's time, never past exp.
+func (c *cache) put(token string, e entry, exp, now time.Time) {
 	until := now.Add(c.life)
 	if exp.Before(until) {
 		until = exp
@@ -54,7 +71,7 @@ func (c *cache) put(token string, p gateway.Principal, exp, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if _, known := c.entries[key]; known {
-		c.entries[key] = cached{p, until}
+		c.entries[key] = cached{e, until}
 		return
 	}
 	if len(c.ring) < cap(c.ring) {
@@ -64,5 +81,5 @@ func (c *cache) put(token string, p gateway.Principal, exp, now time.Time) {
 		c.ring[c.next] = key
 		c.next = (c.next + 1) % len(c.ring)
 	}
-	c.entries[key] = cached{p, until}
+	c.entries[key] = cached{e, until}
 }

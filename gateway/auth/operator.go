@@ -29,6 +29,9 @@ func (a *Authority) VerifyOperator(_ context.Context, token string) (gateway.Ope
 	if len(token) > maxTokenBytes {
 		return gateway.Operator{}, fmt.Errorf("%w: %d bytes", ErrToken, len(token))
 	}
+	if _, err := parse(token); err != nil {
+		return gateway.Operator{}, err
+	}
 	var c claims
 	if _, err := a.operators.ParseWithClaims(token, &c, a.keyFor); err != nil {
 		return gateway.Operator{}, fmt.Errorf("%w: %w", ErrToken, err)

@@ -17,6 +17,7 @@ import (
 
 	"granary.dev/granary/actors/kb"
 	"granary.dev/granary/actors/pipeline/fetch"
+	"granary.dev/granary/gateway/auth"
 	"granary.dev/granary/storage/sealed"
 )
 
@@ -65,6 +66,10 @@ type Config struct {
 type AuthConfig struct {
 	// KeyFile holds the Ed25519 key that signs tokens. With Dev: Data/dev-key.
 	KeyFile string `yaml:"key_file"`
+	// OldKeyFiles hold keys whose tokens are good too, for a rotation: they sign nothing.
+	OldKeyFiles []string `yaml:"old_key_files"`
+	// Issuers are others whose tokens are good.
+	Issuers []auth.IssuerConfig `yaml:"issuers"`
 }
 
 // TenantsConfig says who is a tenant.
@@ -208,9 +213,7 @@ func (c *Completed) checkBasics() error {
 	if (c.TLS.CertFile == "") != (c.TLS.KeyFile == "") {
 		errs = append(errs, configErrorf("tls: cert_file and key_file belong together"))
 	}
-	if c.Auth.KeyFile == "" && !c.sharedKey() {
-		errs = append(errs, configErrorf("auth.key_file: nobody could call this server; name a key file, or use --dev"))
-	}
+	errs = append(errs, c.checkAuth())
 	if _, err := logLevel(c.LogLevel); err != nil {
 		errs = append(errs, configErrorf("log_level: %w", err))
 	}

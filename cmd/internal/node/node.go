@@ -40,7 +40,8 @@ type Node struct {
 	grains   *actors.Grains
 	gateway  *gateway.Gateway
 	audit    *audit.Log
-	auth     *auth.Authority
+	auth     *auth.Authority // signs tokens; nil: only issuers do
+	tokens   *auth.Tokens
 	uploads  gateway.Secret
 	pepper   gateway.Secret // of API keys
 	asker    *asker
@@ -229,7 +230,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 		return nil // a node that serves no clients
 	}
 	var err error
-	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.auth, Operators: n.auth, Cluster: n.operators(), Keys: keys{n.sealed}, Tenants: tenantList{n.store}, KeyPepper: n.pepper,
+	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.tokens, Operators: n.tokens, Cluster: n.operators(), Keys: keys{n.sealed}, Tenants: tenantList{n.store}, KeyPepper: n.pepper,
 		RefuseUnknownTenants: n.cfg.Tenants.RefuseUnknown, UploadKey: n.uploads, Logger: n.log,
 		Audit: n.audit, TrustedProxies: n.cfg.proxies,
 		Meters:  n.meters,

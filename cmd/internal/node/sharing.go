@@ -2,14 +2,8 @@ package node
 
 import (
 	"context"
-	"crypto/hkdf"
-	"crypto/rand"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,8 +14,6 @@ import (
 	"granary.dev/granary/cluster"
 	"granary.dev/granary/cluster/protocol"
 	"granary.dev/granary/cluster/transport"
-	"granary.dev/granary/gateway"
-	"granary.dev/granary/gateway/auth"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	"granary.dev/granary/storage/embedded"
 	"granary.dev/granary/storage/postgres"
@@ -105,74 +97,6 @@ func (n *Node) secret(ctx context.Context, name string, first func() ([]byte, er
 	return value, err
 }
 
-// openAuthority reads the signing key from its file, or from the store: all
-// development servers on one database know each other's tokens.
-func (n *Node) openAuthority(ctx context.Context) error {
-	var key []byte
-	var err error
-	if n.cfg.sharedKey() {
-		if key, err = n.secret(ctx, "dev-signing-key", auth.NewKeyPEM); err != nil {
-			return err
-		}
-		n.auth, err = auth.FromPEM(key)
-	} else {
-		if n.auth, err = auth.Open(n.cfg.Auth.KeyFile); err != nil {
-			return err
-		}
-		key, err = os.ReadFile(n.cfg.Auth.KeyFile)
-	}
-	if err != nil {
-		return err
-	}
-	if n.pepper, err = n.keyPepper(ctx); err != nil {
-		return err
-	}
-	// All nodes that share the signing key share the key of upload tokens.
-	n.uploads, err = hkdf.Key(sha256.New, key, nil, "granary upload tokens 1", 32)
-	return err
-}
-
-// keyPepper is what the MACs of API keys are made with: a secret of the store, or of
-// the data folder, that outlives every signing key.
-func (n *Node) keyPepper(ctx context.Context) ([]byte, error) {
-	fresh := func() ([]byte, error) {
-		b := make([]byte, 32)
-		_, err := rand.Read(b)
-		return b, err
-	}
-	if n.cfg.shared() {
-		return n.secret(ctx, "api-key-pepper", fresh)
-	}
-	path := filepath.Join(n.cfg.Data, "api-key-pepper")
-	b, err := os.ReadFile(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		if err == nil && len(b) != 32 {
-			err = fmt.Errorf("%s is not what a server made", path)
-		}
-		return b, err
-	}
-	if b, err = fresh(); err != nil {
-		return nil, err
-	}
-	return b, atomicFile(path, b)
-}
-
-// atomicFile writes a file that is there whole or not at all, for its owner only.
-func atomicFile(path string, data []byte) error {
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
-	}
-	f, err := os.Open(tmp)
-	if err != nil {
-		return err
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
-}
-
 // tenantList lists tenants by their owner rows.
 type tenantList struct{ journal.Directory }
 
@@ -249,8 +173,6 @@ func (o *ownership) Lone() bool { return false }
 
 // Outdated implements actors.Ownership.
 func (o *ownership) Outdated() { o.node.Outdated() }
-
-var _ gateway.Verifier = (*auth.Authority)(nil)
 
 // View is the view of the cluster this node acts on; the zero view when it is alone.
 func (n *Node) View() protocol.View { return n.cluster.View() }
