@@ -88,6 +88,8 @@ type session struct {
 	tenants granaryv1connect.TenantServiceClient
 	cluster granaryv1connect.ClusterServiceClient
 	keys    granaryv1connect.EncryptionServiceClient
+	access  granaryv1connect.AccessServiceClient
+	admin   granaryv1connect.TenantAdminServiceClient
 }
 
 // clientRun is the body of a client command.
@@ -151,6 +153,8 @@ func (a *app) connect(from credential) (*session, error) {
 	s.tenants = granaryv1connect.NewTenantServiceClient(client)
 	s.cluster = granaryv1connect.NewClusterServiceClient(client)
 	s.keys = granaryv1connect.NewEncryptionServiceClient(client)
+	s.access = granaryv1connect.NewAccessServiceClient(client)
+	s.admin = granaryv1connect.NewTenantAdminServiceClient(client)
 	return s, nil
 }
 

@@ -7,7 +7,8 @@
 // The server is --server, else GRANARY_SERVER, else [DefaultServer]. The token
 // is the content of --token-file, else GRANARY_TOKEN, else the content of
 // [DevTokenFile] in the data directory (--data, else [DefaultDataDir]), which
-// `granary serve --dev` writes. `granary cluster` speaks as an operator: its token
+// `granary serve --dev` writes. `granary cluster`, and what `granary tenant` does to
+// any tenant, speak as an operator: their token
 // is that of --token-file, GRANARY_OPERATOR_TOKEN or [DevOperatorTokenFile], and no
 // other is ever sent. A token is never printed.
 //

@@ -206,6 +206,8 @@ func (f *fake) serve(t *testing.T, http1 bool) string {
 	granaryv1connect.RegisterTenantServiceHandler(server, f)
 	granaryv1connect.RegisterClusterServiceHandler(server, f)
 	granaryv1connect.RegisterEncryptionServiceHandler(server, f)
+	granaryv1connect.RegisterAccessServiceHandler(server, f)
+	granaryv1connect.RegisterTenantAdminServiceHandler(server, f)
 	mux := http.NewServeMux()
 	connecthttp.Mount(mux, server)
 	srv := httptest.NewUnstartedServer(mux)

@@ -40,6 +40,7 @@ func (a *app) kbCreate() *cobra.Command {
 	}
 	displayName := cmd.Flags().String("display-name", "", "name for people")
 	description := cmd.Flags().String("description", "", "what it is about")
+	workspace := cmd.Flags().String("workspace", "", "workspace to put it into (default \"default\")")
 	set, keep := addSettings(cmd, ""), addKeep(cmd)
 	cmd.RunE = a.run(func(ctx context.Context, s *session, out *output, args []string) error {
 		retention, err := keep.retention()
@@ -50,6 +51,7 @@ func (a *app) kbCreate() *cobra.Command {
 			KnowledgeBaseId: strings.TrimPrefix(args[0], kbPrefix),
 			DisplayName:     *displayName,
 			Description:     *description,
+			Workspace:       shortWorkspace(*workspace),
 			Retention:       retention,
 			RequestId:       requestID(),
 		}
@@ -89,38 +91,40 @@ func (a *app) kbGet() *cobra.Command {
 }
 
 func (a *app) kbList() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "list",
-		Short:   "List the knowledge bases of your tenant",
-		Example: "  granary kb list",
+		Short:   "List the knowledge bases you may view",
+		Example: "  granary kb list\n  granary kb list --workspace legal",
 		Args:    cobra.NoArgs,
-		RunE: a.run(func(ctx context.Context, s *session, out *output, _ []string) error {
-			all := &granaryv1.ListKnowledgeBasesResponse{}
-			req := &granaryv1.ListKnowledgeBasesRequest{PageSize: listPage}
-			for {
-				page, err := call(ctx, s, s.kbs.ListKnowledgeBases, req)
-				if err != nil {
-					return err
-				}
-				all.KnowledgeBases = append(all.KnowledgeBases, page.GetKnowledgeBases()...)
-				if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
-					break
-				}
-			}
-			if out.json {
-				return out.message(all)
-			}
-			if len(all.GetKnowledgeBases()) == 0 {
-				out.notef("no knowledge bases yet: granary kb create NAME")
-				return nil
-			}
-			var rows [][]cell
-			for _, k := range all.GetKnowledgeBases() {
-				rows = append(rows, cells(shortKB(k.GetName()), stamp(k.GetCreateTime()), k.GetDisplayName()))
-			}
-			return out.table([]string{"NAME", "CREATED", "DISPLAY NAME"}, rows)
-		}),
 	}
+	workspace := cmd.Flags().String("workspace", "", "only those in this workspace")
+	cmd.RunE = a.run(func(ctx context.Context, s *session, out *output, _ []string) error {
+		all := &granaryv1.ListKnowledgeBasesResponse{}
+		req := &granaryv1.ListKnowledgeBasesRequest{PageSize: listPage, Workspace: shortWorkspace(*workspace)}
+		for {
+			page, err := call(ctx, s, s.kbs.ListKnowledgeBases, req)
+			if err != nil {
+				return err
+			}
+			all.KnowledgeBases = append(all.KnowledgeBases, page.GetKnowledgeBases()...)
+			if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+				break
+			}
+		}
+		if out.json {
+			return out.message(all)
+		}
+		if len(all.GetKnowledgeBases()) == 0 {
+			out.notef("no knowledge bases yet: granary kb create NAME")
+			return nil
+		}
+		var rows [][]cell
+		for _, k := range all.GetKnowledgeBases() {
+			rows = append(rows, cells(shortKB(k.GetName()), dash(k.GetWorkspace()), stamp(k.GetCreateTime()), k.GetDisplayName()))
+		}
+		return out.table([]string{"NAME", "WORKSPACE", "CREATED", "DISPLAY NAME"}, rows)
+	})
+	return cmd
 }
 
 func (a *app) kbUpdate() *cobra.Command {
@@ -135,6 +139,7 @@ func (a *app) kbUpdate() *cobra.Command {
 	}
 	displayName := cmd.Flags().String("display-name", "", "name for people")
 	description := cmd.Flags().String("description", "", "what it is about")
+	workspace := cmd.Flags().String("workspace", "", "workspace to move it to; you must be an admin of both")
 	unset := cmd.Flags().StringSlice("unset", nil, "clear this `field`; may be repeated")
 	set, keep := addSettings(cmd, ""), addKeep(cmd)
 	cmd.RunE = a.run(func(ctx context.Context, s *session, out *output, args []string) error {
@@ -148,6 +153,9 @@ func (a *app) kbUpdate() *cobra.Command {
 		}
 		if cmd.Flags().Changed("description") {
 			target.Description, mask.Paths = *description, append(mask.Paths, "description")
+		}
+		if cmd.Flags().Changed("workspace") {
+			target.Workspace, mask.Paths = shortWorkspace(*workspace), append(mask.Paths, "workspace")
 		}
 		retention, err := keep.retention()
 		if err != nil {
@@ -269,6 +277,7 @@ func (o *output) knowledgeBase(k *granaryv1.KnowledgeBase) error {
 		{"name", shortKB(k.GetName())},
 		{"display name", k.GetDisplayName()},
 		{"description", k.GetDescription()},
+		{"workspace", k.GetWorkspace()},
 		{"documents", documents},
 		{"chunks", fmt.Sprint(k.GetChunkCount())},
 		{"source bytes", o.bytesText(k.GetSourceBytes())},

@@ -13,9 +13,11 @@ import (
 
 func (a *app) tenantCommand() *cobra.Command {
 	cmd := a.client(a.group(&cobra.Command{
-		Use:     "tenant",
-		Short:   "Show your tenant and its limits, and change its defaults",
-		Example: "  granary tenant get\n  granary tenant config --set retrieval.top_n=20",
+		Use:   "tenant",
+		Short: "Show your tenant and change its defaults; as an operator, manage all tenants",
+		Long: "get and config are about your own tenant. The others manage any tenant and take an operator's token:\n" +
+			"granary token issue --operator.",
+		Example: "  granary tenant get\n  granary tenant config --set retrieval.top_n=20\n  granary tenant create acme --tier professional",
 	}))
 	cmd.AddCommand(&cobra.Command{
 		Use:     "get",
@@ -33,6 +35,7 @@ func (a *app) tenantCommand() *cobra.Command {
 			return out.tenant(res.GetTenant())
 		}),
 	}, a.tenantConfig())
+	cmd.AddCommand(a.tenantOperations()...)
 	return cmd
 }
 
@@ -103,17 +106,9 @@ func editConfig(config *granaryv1.Config, set, unset []string) error {
 }
 
 func (o *output) tenant(t *granaryv1.Tenant) error {
-	l := t.GetLimits()
-	if err := o.pairs(nil, [][2]string{
-		{"name", strings.TrimPrefix(t.GetName(), "tenants/")},
-		{"tier", t.GetTier()},
-		{"concurrent processing", fmt.Sprint(l.GetConcurrentProcessing())},
-		{"documents per knowledge base", fmt.Sprint(l.GetDocumentsPerKnowledgeBase())},
-		{"storage bytes", o.bytesText(l.GetStorageBytes())},
-		{"API calls per hour", fmt.Sprint(l.GetApiCallsPerHour())},
-		{"vector operations per minute", fmt.Sprint(l.GetVectorOperationsPerMinute())},
-		{"configuration version", fmt.Sprint(t.GetConfigVersion())},
-	}); err != nil {
+	pairs := [][2]string{{"name", shortTenant(t.GetName())}, {"display name", t.GetDisplayName()}, {"tier", t.GetTier()}}
+	if err := o.pairs(nil, append(append(pairs, o.limits(t)...),
+		[2]string{"configuration version", fmt.Sprint(t.GetConfigVersion())})); err != nil {
 		return err
 	}
 	if err := o.printf("\n"); err != nil {
