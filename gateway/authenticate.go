@@ -135,7 +135,7 @@ func (g *Gateway) verifyPrincipal(ctx context.Context, spec connect.Spec, token 
 	if err != nil {
 		return time.Time{}, err
 	}
-	c.principal = p
+	c.principal, c.admitted = p, g.now()
 	return p.Expires, nil
 }
 

@@ -48,6 +48,9 @@ func definite(err error) bool {
 // askKnowledgeBase sends an operation to a knowledge base of the caller's tenant.
 // key is the request_id field of a changing request, "" for reads.
 func (g *Gateway) askKnowledgeBase(ctx context.Context, id string, msg *nodev1.KnowledgeBaseCall, key string) (*nodev1.KnowledgeBaseReply, error) {
+	if err := g.readmit(ctx); err != nil {
+		return nil, err
+	}
 	h, err := header(ctx, key)
 	if err != nil {
 		return nil, err

@@ -16,8 +16,8 @@ import (
 
 const (
 	defaultHeartbeat = 15 * time.Second
-	maxEventWait     = 10 * time.Second // longest one read waits inside the grain
-	eventReplyTime   = 5 * time.Second  // what the answer may take beyond the wait
+	maxEventWait     = 3 * time.Second // longest one read waits inside the grain; then it is looked again who reads
+	eventReplyTime   = 5 * time.Second // what the answer may take beyond the wait
 	eventsPerRead    = 256
 
 	// A stream rides out an owner's move, which takes seconds, and gives up

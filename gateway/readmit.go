@@ -1,0 +1,49 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+)
+
+// readmit looks again who calls, in a call that has gone on for longer than what is
+// known of callers is good for: an open stream ends, and a long upload is refused,
+// when a key was revoked, a role taken or the tenant suspended meanwhile. A role may
+// have been given, too. The knowledge base has the last word, as ever, with the
+// grants it is told of now.
+func (g *Gateway) readmit(ctx context.Context) error {
+	c := callOf(ctx)
+	p := c.principal
+	if !p.Valid() || g.now().Sub(c.admitted) < standingLife {
+		return nil
+	}
+	id := callerID{tenant: p.Tenant, subject: p.Subject}
+	if p.KeyID != "" {
+		id = callerID{tenant: p.Tenant, key: p.KeyID}
+	}
+	a, fresh, err := g.standing(ctx, id)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case !fresh && p.KeyID != "":
+		return unreachable() // as at the door; a stream waits and tries again
+	case !fresh:
+		// What the call began with stands: the token itself is still good.
+		g.log.DebugContext(ctx, "the tenant cannot be asked who may go on", slog.String("tenant", p.Tenant), slog.Any("error", err))
+		return nil
+	case p.KeyID != "" && a.GetKey() == nil:
+		return unauthenticated()
+	}
+	if err := g.admitTenant(a); err != nil {
+		if isLockedOut(err) {
+			return err
+		}
+		return unauthenticated()
+	}
+	if p.KeyID != "" {
+		p.Grants = accessGrants(a)
+	} else {
+		p.Grants = append(tokenGrants(p), boundGrants(p, a)...)
+	}
+	c.principal, c.admitted = p, g.now()
+	return nil
+}
