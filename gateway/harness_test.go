@@ -102,10 +102,11 @@ type blobs struct {
 	info    map[string]journal.BlobInfo
 	aborted int
 	onAbort chan struct{} // gets one value for each Abort, when there is room
+	onBegin chan struct{} // the same, for each CreateBlob
 }
 
 func newBlobs() *blobs {
-	return &blobs{kept: map[string][]byte{}, info: map[string]journal.BlobInfo{}, onAbort: make(chan struct{}, 1)}
+	return &blobs{kept: map[string][]byte{}, info: map[string]journal.BlobInfo{}, onAbort: make(chan struct{}, 1), onBegin: make(chan struct{}, 1)}
 }
 
 type blobWriter struct {
@@ -120,6 +121,10 @@ type blobWriter struct {
 func (b *blobs) CreateBlob(_ context.Context, tenant string) (journal.BlobWriter, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	select {
+	case b.onBegin <- struct{}{}:
+	default:
+	}
 	return &blobWriter{store: b, tenant: tenant, hash: sha256.New()}, b.fail
 }
 

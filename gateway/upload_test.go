@@ -170,6 +170,7 @@ func TestAnUploadBrokenOffLeavesNothing_C3(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	<-w.blobs.onBegin // else it is broken off before anything was begun
 	cancel()
 	select {
 	case <-w.blobs.onAbort:
