@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,12 +19,15 @@ import (
 // oneRow is a key store with one tenant, whose changes may be unreachable.
 type oneRow struct {
 	journal.KeyStore
+	mu      sync.Mutex
 	rec     journal.KeyRecord
 	reads   int
 	changes error
 }
 
 func (s *oneRow) Keys(context.Context, string) (journal.KeyRecord, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.reads++
 	if s.rec.Version == 0 {
 		return s.rec, journal.ErrNotFound
@@ -32,6 +36,8 @@ func (s *oneRow) Keys(context.Context, string) (journal.KeyRecord, error) {
 }
 
 func (s *oneRow) PutKeys(_ context.Context, r journal.KeyRecord) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if r.Version != s.rec.Version+1 {
 		return journal.ErrKeysChanged
 	}
@@ -40,7 +46,22 @@ func (s *oneRow) PutKeys(_ context.Context, r journal.KeyRecord) error {
 }
 
 func (s *oneRow) KeyChanges(context.Context, int64, int) ([]journal.KeyChange, int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return nil, 0, s.changes
+}
+
+func (s *oneRow) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reads
+}
+
+// cut makes changes unreachable.
+func (s *oneRow) cut() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changes = journal.ErrUnavailable
 }
 
 func newRing(t *testing.T, s *oneRow, lone bool) *ring {
@@ -71,19 +92,19 @@ func TestI2_KeysAreTrustedOnlyWhileTheStoreAnswers(t *testing.T) {
 			defer cancel()
 			go r.watch(ctx, 0, func(error) {})
 			use := func() int {
-				before := s.reads
+				before := s.count()
 				for range 10 {
 					if _, err := r.of(t.Context(), "acme"); err != nil {
 						t.Fatal(err)
 					}
 				}
-				return s.reads - before
+				return s.count() - before
 			}
 			time.Sleep(30 * time.Second)
 			if n := use(); n != 0 {
 				t.Errorf("lone %v: %d reads while the store answers", lone, n)
 			}
-			s.changes = journal.ErrUnavailable
+			s.cut()
 			time.Sleep(4*time.Second - 1) // of the last look that succeeded, at most
 			if n := use(); n > 1 {
 				t.Errorf("lone %v: %d reads within the time of trust", lone, n)
@@ -93,6 +114,8 @@ func TestI2_KeysAreTrustedOnlyWhileTheStoreAnswers(t *testing.T) {
 				t.Errorf("lone %v: %d reads after it", lone, n)
 			}
 			time.Sleep(2 * time.Minute)
+			r.mu.Lock()
+			defer r.mu.Unlock()
 			if r.recent.Len() != 0 || len(r.byName) != 0 {
 				t.Errorf("lone %v: idle keys are still held", lone)
 			}
