@@ -114,8 +114,11 @@ func (n *Node) makeMasterKey(ctx context.Context, store journal.KeyStore, path s
 		return err
 	}
 	there, err := sealed.Exists(ctx, store)
-	if err != nil || there {
-		return err // reading the file says what is wrong
+	if err != nil {
+		return err
+	}
+	if there {
+		return fmt.Errorf("%w: what is stored here was encrypted, and there is no file %s", sealed.ErrMasterKey, path)
 	}
 	text, err := sealed.NewMasterKey()
 	if err != nil {
