@@ -17,6 +17,8 @@ type write struct {
 	claim   []string          // blobs
 	count   []journal.Counter // set with the events, or alone
 	uncount []string          // names of counters that go
+	proofs  []journal.Receipt // of what the events say is erased
+	wakeups []journal.Wakeup
 	effects []effect
 	done    func(err error)   // on the mailbox: after the commit, or with why there is none
 	based   []func(err error) // the same, of others whose answer is based on this decision
@@ -128,6 +130,8 @@ func (c *core) flush(wakeup bool) {
 		b.ClaimBlobs = append(b.ClaimBlobs, w.claim...)
 		b.SetCounters = append(b.SetCounters, w.count...)
 		b.ClearCounters = append(b.ClearCounters, w.uncount...)
+		b.AddReceipts = append(b.AddReceipts, w.proofs...)
+		b.SetWakeups = append(b.SetWakeups, w.wakeups...)
 		if w.idem != nil {
 			b.Idempotency = append(b.Idempotency, *w.idem)
 		}
@@ -156,9 +160,9 @@ func (c *core) setWakeup(b *journal.Batch, owes bool) {
 	case !set:
 		b.ClearWakeups = []string{wakeKey}
 	case owes:
-		b.SetWakeups = []journal.Wakeup{{Key: wakeKey, Due: c.deps.Now().Add(wakeAfter)}}
+		b.SetWakeups = append(b.SetWakeups, journal.Wakeup{Key: wakeKey, Due: c.deps.Now().Add(wakeAfter)})
 	default:
-		b.SetWakeups = []journal.Wakeup{{Key: wakeKey, Due: due}}
+		b.SetWakeups = append(b.SetWakeups, journal.Wakeup{Key: wakeKey, Due: due})
 	}
 	c.wakeSet, c.wakeDue = set, due
 }

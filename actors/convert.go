@@ -229,8 +229,12 @@ func eventProto(kbID string, seq int64, at time.Time, principal, requestID strin
 		if e.Expired {
 			detail("reason", "EXPIRED")
 		}
+	case *kb.DocumentErasing:
+		about(e.ID, 0, kb.StateDeleting)
+		detail("chunks", itoa(e.Counts.Chunks), "vectors", itoa(e.Counts.Vectors), "blobs", itoa(e.Counts.Blobs))
 	case *kb.DocumentDeleted:
 		about(e.ID, 0, kb.StateNone)
+		detail("receipt", e.Receipt)
 	}
 	return out
 }

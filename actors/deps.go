@@ -2,6 +2,7 @@ package actors
 
 import (
 	"context"
+	"crypto/ed25519"
 	"io"
 	"log/slog"
 	"math/rand/v2"
@@ -105,7 +106,9 @@ type Deps struct {
 	Slots     *Scheduler
 	Meters    Meters // nil: nothing is counted
 	Logger    *slog.Logger
-	Tier      kb.Tier // tier of tenants nothing else is known of
+	// ReceiptKey signs receipts of erasures; nil: a new one, for tests.
+	ReceiptKey ed25519.PrivateKey
+	Tier       kb.Tier // tier of tenants nothing else is known of
 
 	ChildrenPerKB int            // documents a knowledge base processes at a time; 0 means 8
 	Retry         kb.RetryPolicy // zero means kb.DefaultRetry
@@ -151,6 +154,9 @@ func NewGrains(d Deps) *Grains {
 	}
 	if d.Owner == nil {
 		d.Owner = lone{journal.Claim{Node: d.Node}}
+	}
+	if d.ReceiptKey == nil {
+		_, d.ReceiptKey, _ = ed25519.GenerateKey(nil)
 	}
 	d.lone = d.Owner.Lone()
 	d.runs, d.brokenChains = newRuns(), new(atomic.Int64)

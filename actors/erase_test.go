@@ -1,8 +1,10 @@
 package actors_test
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -69,6 +71,8 @@ func deletionWithCrash(t *testing.T, w *world, n int, late bool) (over bool) {
 	synctest.Wait()
 	w.faults.tallyHashes(hashes)
 	checkErased(t, w, created.GetUid(), sources)
+	checkReceipts(t, w, &before.Head, kb.Receipt{Target: "knowledgeBases/notes", UID: created.GetUid(), RequestedBy: "tester", Reason: kb.ErasedByRequest,
+		Counts: kb.ErasureCounts{KnowledgeBases: 1, Documents: 2, Chunks: 6, Vectors: 6, Blobs: 2}})
 	checkNewIncarnation(t, w, c, before.Epoch, before.Head)
 	return over
 }
@@ -139,6 +143,119 @@ func checkNewIncarnation(t *testing.T, w *world, c *client, epoch, head int64) {
 	}
 	c.ready("d0")
 	c.wantFound("alpha0", "d0@1")
+}
+
+// receipts reads the receipts of the tenant, checked.
+func (w *world) receipts() []kb.Receipt {
+	w.t.Helper()
+	rows, err := w.disk.Receipts(w.t.Context(), journal.ReceiptQuery{Tenant: tenant, Limit: 1000})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var out []kb.Receipt
+	for _, row := range rows {
+		r, err := kb.VerifyReceipt(row.Body, receiptKey().Public().(ed25519.PublicKey))
+		if err != nil || r.Name != kb.ReceiptPrefix+row.Name || !r.CompleteTime.Equal(row.Time) {
+			w.t.Errorf("receipt %s: %+v, %v", row.Name, r, err)
+		}
+		if r.RequestTime.IsZero() || r.CompleteTime.Before(r.RequestTime) || r.Tenant != tenant || r.Node != "node-1" {
+			w.t.Errorf("receipt %+v", r)
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// receiptKey signs the receipts of tests.
+func receiptKey() ed25519.PrivateKey { return ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)) }
+
+// checkReceipts wants exactly these, but for names and times. The events of a
+// knowledge base are head and those of its deletion: request, count, end.
+func checkReceipts(t *testing.T, w *world, head *int64, want ...kb.Receipt) {
+	t.Helper()
+	got := w.receipts()
+	for i := range got {
+		r := &got[i]
+		if head != nil && (r.Counts.Events < *head+3 || r.Counts.Events > *head+4) {
+			t.Errorf("the receipt counts %d events, before the deletion there were %d", r.Counts.Events, *head)
+		}
+		r.Name, r.Tenant, r.Node, r.RequestTime, r.CompleteTime, r.Counts.Events, r.Counts.CachedChunks = "", "", "", time.Time{}, time.Time{}, 0, 0
+	}
+	slices.SortFunc(got, func(a, b kb.Receipt) int { return strings.Compare(a.Target, b.Target) })
+	if !slices.Equal(got, want) {
+		t.Errorf("receipts\n%+v, want\n%+v", got, want)
+	}
+}
+
+// I3, I10: the erasure of documents outlives a crash at each operation of the
+// store; each gets its receipt once, and no count is lost to the crash.
+func TestErasureOfDocumentsIsProvedThroughCrashes_I3(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		n := 1
+		for done := false; !done; n++ {
+			if n > steps {
+				t.Fatalf("an erasure takes more than %d operations", steps)
+			}
+			t.Run(fmt.Sprintf("operation %d late=%v", n, late), func(t *testing.T) {
+				bubble(t, setup{waker: true}, func(t *testing.T, w *world) { done = documentsWithCrash(t, w, n, late) })
+			})
+		}
+		t.Logf("late=%v: died at each of %d operations", late, n-2)
+	}
+}
+
+func documentsWithCrash(t *testing.T, w *world, n int, late bool) (over bool) {
+	c := w.kb("notes")
+	created, err := c.create()
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{"a": page("alpha", 3), "b": page("beta", 2) + page("alpha", 3), "stays": page("gamma", 2) + page("beta", 2)}
+	var sources []string
+	for _, id := range []string{"a", "b", "stays"} {
+		m := c.addCall(id, texts[id])
+		if id != "stays" {
+			sources = append(sources, m.GetAddDocument().GetSource().GetBlob())
+		}
+		if _, err := c.call(m); err != nil {
+			t.Fatal(err)
+		}
+		c.ready(id)
+	}
+	synctest.Wait()
+	w.faults.dieAt(n, late)
+	errs := []error{c.remove("a"), c.remove("b")}
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	over = !w.faults.burntOut()
+	w.crash()
+	for i, id := range []string{"a", "b"} {
+		if errs[i] != nil {
+			if err := c.remove(id); err != nil && !kb.Is(err, kb.ReasonDocumentNotFound) {
+				t.Errorf("delete again: %v", err)
+			}
+		}
+	}
+	time.Sleep(time.Minute)
+	synctest.Wait()
+	if w.rows(created.GetUid()) != 4 || w.blobsLeft(sources) != 0 || w.count("notes", "document.deleted") != 2 {
+		t.Errorf("%d rows, %d blobs, %d deleted", w.rows(created.GetUid()), w.blobsLeft(sources), w.count("notes", "document.deleted"))
+	}
+	got := w.receipts()
+	var sum kb.ErasureCounts
+	for _, r := range got {
+		sum.Add(r.Counts)
+		if r.RequestedBy != "tester" || r.UID != created.GetUid() {
+			t.Errorf("receipt %+v", r)
+		}
+	}
+	sum.CachedChunks = 0
+	// "a" and "b" share three texts; two of "b" are also those of what stays.
+	if want := (kb.ErasureCounts{Documents: 2, Chunks: 8, Vectors: 3, Blobs: 2}); len(got) != 2 || sum != want {
+		t.Errorf("%d receipts count %+v, want %+v", len(got), sum, want)
+	}
+	c.wantFound("alpha beta gamma", "stays@1")
+	return over
 }
 
 // A failing store delays the erasure of a document, and the grain insists.

@@ -52,6 +52,11 @@ func (c *chunks) DeleteAttempts(ctx context.Context, s journal.Scope, attempts [
 	return n, err
 }
 
+func (c *chunks) CountAttempts(ctx context.Context, s journal.Scope, attempts []string) (n, v int, err error) {
+	err = c.f.run(op{ctx: ctx, name: "CountAttempts"}, func() (e error) { n, v, e = c.ChunkStore.CountAttempts(ctx, s, attempts); return e })
+	return n, v, err
+}
+
 func (c *chunks) DeleteScope(ctx context.Context, s journal.Scope) (n, v int, err error) {
 	err = c.f.run(op{ctx: ctx, name: "DeleteScope"}, func() (e error) { n, v, e = c.ChunkStore.DeleteScope(ctx, s); return e })
 	return n, v, err

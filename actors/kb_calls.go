@@ -1,8 +1,10 @@
 package actors
 
 import (
+	"slices"
 	"time"
 
+	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
@@ -78,7 +80,7 @@ func (g *kbGrain) serve(c call, m *nodev1.KnowledgeBaseCall) {
 		}
 		g.answer(c, doneReply())
 	case *nodev1.KnowledgeBaseCall_Wake:
-		g.tell(&wakeMsg{})
+		g.tell(&wakeMsg{erasing: slices.Contains(op.Wake.GetKeys(), journal.WakeErasing)})
 		c.Reply(&nodev1.KnowledgeBaseReply{Revision: g.committed, Result: &nodev1.KnowledgeBaseReply_Done{Done: &nodev1.Done{}}}, nil)
 	case *nodev1.KnowledgeBaseCall_TenantChanged:
 		g.setSettings(op.TenantChanged)

@@ -15,12 +15,15 @@ import (
 )
 
 // wakeMsg: look for work that is due.
-type wakeMsg struct{}
+type wakeMsg struct{ erasing bool } // erasing: the row of an erasure is due
 
 // wake takes up what waits for its time, or for somebody who can be reached again.
-func (g *kbGrain) wake(ctx actor.Context) {
+func (g *kbGrain) wake(ctx actor.Context, erasing bool) {
 	if g.phase != phaseActive || g.broken != nil {
 		return
+	}
+	if erasing && (g.kb.Phase() == kb.PhaseNone || g.kb.Phase() == kb.PhaseActive) {
+		g.erasureOver()
 	}
 	if g.kb.Phase() == kb.PhaseActive && !g.kb.Listed() && g.quiet() && !g.busy().listing && !g.stopping {
 		g.register(func() {})
@@ -292,15 +295,18 @@ func (g *kbGrain) effect(ctx actor.Context, e effect) {
 		g.endRun(ctx, ev.ID)
 	case *kb.DocumentDeleteRequested:
 		g.endRun(ctx, ev.ID)
-		g.eraseDocument(ev.ID, kb.GarbageBetween(e.before, nil))
+		g.eraseDocument(ev.ID, g.cached(e.before))
 		return
-	case *kb.DocumentDeleted:
+	case *kb.DocumentErasing, *kb.DocumentDeleted:
 		return
 	case *kb.DeleteRequested:
 		for id := range g.work.children {
 			g.endRun(ctx, id)
 		}
 		g.work.pending, g.work.queued = nil, nil
+		if g.work.index != nil {
+			g.work.dropped = g.kb.Chunks()
+		}
 		g.dropIndex()
 		g.eraseAll()
 		return

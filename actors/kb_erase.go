@@ -56,67 +56,18 @@ func (g *kbGrain) again(what string, err error, step func()) {
 		return
 	}
 	g.log().Warn(what, "error", err)
+	g.soon(eraseRetry, step)
+}
+
+// soon takes a step a little later, as long as this activation lives.
+func (g *kbGrain) soon(wait time.Duration, step func()) {
 	w := g.work
 	w.erasing++
-	time.AfterFunc(eraseRetry, func() {
+	time.AfterFunc(wait, func() {
 		g.tell(&erasedMsg{of: w, done: func() {
 			w.erasing--
 			step()
 		}})
-	})
-}
-
-// doomed is a document that is being deleted, with everything there is of it.
-type doomed struct {
-	id      string
-	garbage kb.Garbage
-}
-
-// eraseAtOnce is how many documents one step erases: a knowledge base whose
-// documents expire in thousands leaves room for others.
-const eraseAtOnce = 64
-
-// eraseDocument removes everything of a document that is being deleted, and
-// then the document. The wake-up row makes sure it is not forgotten.
-func (g *kbGrain) eraseDocument(id string, garbage kb.Garbage) {
-	w := g.busy()
-	w.doomed = append(w.doomed, doomed{id, garbage})
-	g.eraseNext()
-}
-
-// eraseNext erases the documents that wait for it, some at a time.
-func (g *kbGrain) eraseNext() {
-	w := g.work
-	if w.dooming || len(w.doomed) == 0 {
-		return
-	}
-	n := min(len(w.doomed), eraseAtOnce)
-	batch := w.doomed[:n:n]
-	w.doomed, w.dooming = w.doomed[n:], true
-	g.eraseBatch(batch)
-}
-
-func (g *kbGrain) eraseBatch(batch []doomed) {
-	scope := g.scope()
-	var garbage kb.Garbage
-	for _, d := range batch {
-		garbage.Attempts = append(garbage.Attempts, d.garbage.Attempts...)
-		garbage.Blobs = append(garbage.Blobs, d.garbage.Blobs...)
-	}
-	g.aside(func(ctx context.Context) error { return g.remove(ctx, scope, garbage) }, func(err error) {
-		if err != nil {
-			g.again("documents not erased yet", err, func() { g.eraseBatch(batch) })
-			return
-		}
-		var events []kb.Event
-		for _, d := range batch {
-			if now := g.kb.Document(d.id); now != nil && now.State == kb.StateDeleting {
-				events = append(events, &kb.DocumentDeleted{ID: d.id})
-			}
-		}
-		g.record(events, nil)
-		g.work.dooming = false
-		g.eraseNext()
 	})
 }
 
@@ -199,7 +150,7 @@ func (g *kbGrain) sweep() {
 		}
 		g.collect(kb.Garbage{Attempts: gone})
 		for _, d := range deleting {
-			g.eraseDocument(d.ID, kb.GarbageBetween(d, nil))
+			g.eraseDocument(d.ID, 0)
 		}
 	})
 }
@@ -211,6 +162,9 @@ func (g *kbGrain) needed() (attempts map[string]bool, deleting []*kb.Document) {
 	for d := range g.kb.All {
 		if d.State == kb.StateDeleting {
 			deleting = append(deleting, d)
+			for _, a := range d.Doom().Garbage.Attempts {
+				attempts[a] = true // counted before they go, and not by the sweep
+			}
 			continue
 		}
 		attempts[d.Attempt] = true
@@ -250,97 +204,6 @@ func (g *kbGrain) leftovers(ctx context.Context, scope journal.Scope, keep map[s
 
 // sweepTimeout bounds how long runs wait for a sweep.
 const sweepTimeout = 10 * time.Second
-
-// eraseAll finishes the deletion of the knowledge base: bulk data first, then
-// the event that frees the name, then its journal. Each step is repeated by
-// the next activation if this one ends between two.
-func (g *kbGrain) eraseAll() {
-	if g.kb.Phase() == kb.PhaseDeleted {
-		g.eraseJournal()
-		return
-	}
-	scope := g.scope()
-	var blobs []string
-	for d := range g.kb.All {
-		blobs = append(blobs, kb.GarbageBetween(d, nil).Blobs...)
-	}
-	uid, word := g.kb.UID(), g.storageWord()
-	word.Held, word.Used = 0, 0
-	g.aside(func(ctx context.Context) error {
-		if err := g.deps.runs.wait(ctx, ofScope(scope)); err != nil {
-			return err
-		}
-		if _, _, err := g.deps.Chunks.DeleteScope(ctx, scope); err != nil {
-			return err
-		}
-		if err := g.remove(ctx, scope, kb.Garbage{Blobs: blobs}); err != nil {
-			return err
-		}
-		// The name becomes free only when the list is free of it, and its bytes are too.
-		if err := g.unlist(uid); err != nil {
-			return err
-		}
-		return g.returnStorage(word)
-	}, func(err error) {
-		if err != nil {
-			g.again("knowledge base not erased yet", err, g.eraseAll)
-			return
-		}
-		g.storage.known = false
-		if g.kb.Phase() == kb.PhaseDeleting && g.kb.UID() == uid {
-			g.record([]kb.Event{&kb.Deleted{}}, func(err error) {
-				if err == nil {
-					g.eraseJournal()
-				}
-			})
-		}
-	})
-}
-
-// eraseJournal removes what the journal told of the deleted incarnation. The
-// name keeps its epochs and its sequence numbers.
-func (g *kbGrain) eraseJournal() {
-	if !g.quiet() {
-		g.onQuiet(func(err error) {
-			if err == nil {
-				g.eraseJournal()
-			}
-		})
-		return
-	}
-	fence, snap := g.fence, g.at()
-	seq := snap.Seq
-	blank := kb.New(g.id.ID)
-	blank.ResetTo(seq)
-	deleted, free := g.kb.Freeze(), blank.Freeze()
-	save := func(ctx context.Context, encode func() ([]byte, error), empty bool) error {
-		state, err := encode()
-		if err != nil {
-			return err
-		}
-		return g.deps.Store.SaveSnapshot(ctx, fence, journal.Snapshot{Seq: seq, State: state, Hash: snap.Hash, Blank: empty})
-	}
-	g.aside(func(ctx context.Context) error {
-		// With a snapshot at the head the events before are not needed. It says
-		// "deleted" until they are gone, so that whoever takes over in between
-		// erases them again instead of showing them to the next incarnation.
-		if err := save(ctx, deleted, false); err != nil {
-			return err
-		}
-		if err := g.deps.Store.Erase(ctx, fence); err != nil {
-			return err
-		}
-		return save(ctx, free, true)
-	}, func(err error) {
-		if err != nil {
-			g.again("journal not erased yet", err, g.eraseJournal)
-			return
-		}
-		g.kb.ResetTo(g.kb.Revision())
-		g.snapshot = seq
-		g.wakeSet, g.wakeDue = false, time.Time{}
-	})
-}
 
 // scope is this incarnation's bulk data.
 func (g *kbGrain) scope() journal.Scope { return journal.Scope{Tenant: g.id.Tenant, UID: g.kb.UID()} }

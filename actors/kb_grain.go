@@ -51,6 +51,7 @@ type kbWork struct {
 	index    *kbIndex    // nil until somebody searches or ingests
 	erasing  int         // erasures under way
 	doomed   []doomed    // documents to be erased
+	dropped  int64       // chunks of the index that the deletion of the knowledge base dropped
 	dooming  bool        // some of them are being erased
 	expiring int         // decisions that documents expire, not committed yet
 	sweeping bool        // what earlier activations left is being listed; no run starts
@@ -202,7 +203,7 @@ func (g *kbGrain) receiveWork(ctx actor.Context) {
 	case *indexLoadedMsg:
 		g.indexLoaded(ctx, m)
 	case *wakeMsg:
-		g.wake(ctx)
+		g.wake(ctx, m.erasing)
 	case *erasedMsg:
 		g.erased(ctx, m)
 	case *watchDone:

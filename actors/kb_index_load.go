@@ -131,6 +131,9 @@ func (l *indexLoader) restore(ctx context.Context) error {
 		return nil
 	}
 	data, err := l.deps.Store.LoadIndex(ctx, l.id)
+	if err == nil && len(data) == 0 {
+		return nil // an erasure took it away
+	}
 	if err == nil {
 		var idx *search.Index
 		var loaded map[string]liveKey

@@ -158,10 +158,20 @@ func (g *kbGrain) record(events []kb.Event, done func(error)) {
 	if len(events) == 0 || g.broken != nil {
 		return
 	}
-	if w, err := g.append(system, events); err == nil {
-		w.done = done
-		g.flush(g.owes())
+	g.recordWith(events, nil, done)
+}
+
+// recordWith does so with what goes into the same commit.
+func (g *kbGrain) recordWith(events []kb.Event, with func(*write), done func(error)) {
+	w, err := g.append(system, events)
+	if err != nil {
+		return
 	}
+	if with != nil {
+		with(w)
+	}
+	w.done = done
+	g.flush(g.owes())
 }
 
 // decide runs the rules of a command.
@@ -173,11 +183,13 @@ func (g *kbGrain) decide(m *nodev1.KnowledgeBaseCall) (decision, error) {
 		return g.decideUpdate(op.Update)
 	case *nodev1.KnowledgeBaseCall_Delete:
 		events, err := g.kb.Delete(op.Delete.GetEtag())
+		askedBy(events, m.GetHeader().GetPrincipal())
 		return decision{events: events, reply: doneReply, after: g.unregister(g.kb.UID())}, err
 	case *nodev1.KnowledgeBaseCall_AddDocument:
 		return g.decideAdd(op.AddDocument)
 	case *nodev1.KnowledgeBaseCall_DeleteDocument:
 		events, err := g.kb.DeleteDocument(docID(op.DeleteDocument.GetName()))
+		askedBy(events, m.GetHeader().GetPrincipal())
 		return decision{events: events, reply: doneReply}, err
 	case *nodev1.KnowledgeBaseCall_CancelDocument:
 		id := docID(op.CancelDocument.GetName())

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -57,6 +58,11 @@ type Config struct {
 
 	// Tenants lists all tenants for operators.
 	Tenants TenantDirectory
+
+	// Receipts are the proofs of erasures; nil: there are none. ReceiptKey is what
+	// they are checked with.
+	Receipts   Receipts
+	ReceiptKey ed25519.PublicKey
 
 	// UploadKey signs the tokens of uploads in parts: at least 32 random bytes,
 	// the same on all nodes.
@@ -182,6 +188,7 @@ func (g *Gateway) apiServer() *connect.Server {
 	granaryv1connect.RegisterDocumentServiceHandler(s, documents{g})
 	granaryv1connect.RegisterSearchServiceHandler(s, searches{g})
 	granaryv1connect.RegisterEventServiceHandler(s, events{g})
+	granaryv1connect.RegisterErasureServiceHandler(s, erasures{g})
 	s.SetUnknownHandler(unknownMethod)
 	return s
 }
@@ -194,6 +201,7 @@ func (g *Gateway) operatorServer() *connect.Server {
 	granaryv1connect.RegisterClusterServiceHandler(s, operations{g})
 	granaryv1connect.RegisterEncryptionServiceHandler(s, encryption{operations{g}})
 	granaryv1connect.RegisterTenantAdminServiceHandler(s, tenantAdmin{operations{g}})
+	granaryv1connect.RegisterErasureAdminServiceHandler(s, erasures{g})
 	s.SetUnknownHandler(unknownMethod)
 	return s
 }

@@ -27,7 +27,7 @@ const (
 // ofOperators tells the methods that are for operators.
 func ofOperators(procedure string) bool {
 	return strings.HasPrefix(procedure, clusterService) || strings.HasPrefix(procedure, encryptionService) ||
-		strings.HasPrefix(procedure, tenantAdminService)
+		strings.HasPrefix(procedure, tenantAdminService) || strings.HasPrefix(procedure, "/granary.v1.ErasureAdminService/")
 }
 
 // keyed is an authority whose key the test has, to sign what the authority would not.

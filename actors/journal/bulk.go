@@ -102,6 +102,9 @@ type ChunkStore interface {
 	// DeleteScope removes every chunk and vector of the scope. It first waits for
 	// writes of an earlier owner that have begun, so that none comes after it.
 	DeleteScope(ctx context.Context, s Scope) (chunks, vectors int, err error)
+	// CountAttempts counts the chunks that DeleteAttempts of these would remove, and
+	// the vectors; of the whole scope when attempts is nil.
+	CountAttempts(ctx context.Context, s Scope, attempts []string) (chunks, vectors int, err error)
 	// AttemptsOf lists the attempts that have chunk rows in the scope, for
 	// collection. It waits for writes under way as DeleteScope does.
 	AttemptsOf(ctx context.Context, s Scope) ([]Attempt, error)

@@ -161,6 +161,9 @@ type Batch struct {
 
 	SetCounters   []Counter // inserted or replaced
 	ClearCounters []string  // names removed; unknown names are no error
+
+	AddReceipts  []Receipt // one whose name is there stays as it is
+	DropReceipts bool      // those the tenant keeps go, those for operators stay
 }
 
 // DeadLetter is work that was given up, kept where an operator finds it without
@@ -228,8 +231,8 @@ type Store interface {
 	DueWakeups(ctx context.Context, now time.Time, limit int) ([]DueWakeup, error)
 	// Erase removes everything of the grain but its owner row and its head
 	// (so that epochs and sequence numbers never start again): events,
-	// snapshots but one at the head, the index, idempotency records, wake-ups,
-	// dead letters. Fenced.
+	// snapshots but one at the head, the index, idempotency records, wake-ups
+	// but [WakeErasing], dead letters. Fenced.
 	Erase(ctx context.Context, f Fence) error
 	// DeadLetters lists up to limit dead letters of all grains in the order of
 	// (tenant, kind, id, key), those after the row given; the zero row starts.

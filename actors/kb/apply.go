@@ -44,7 +44,12 @@ func (k *KB) applyDocument(seq int64, at time.Time, e Event) error {
 	case *DocumentCancelled:
 		return k.change(seq, at, e.ID, e.Version, StateCancelled, endRun)
 	case *DocumentDeleteRequested:
-		return k.change(seq, at, e.ID, 0, StateDeleting, endRun)
+		return k.change(seq, at, e.ID, 0, StateDeleting, func(d *Document) {
+			d.Erasure = &Erasure{By: e.By, At: at, Seq: seq, Expired: e.Expired, Garbage: GarbageBetween(d, nil)}
+			endRun(d)
+		})
+	case *DocumentErasing:
+		return k.applyDocErasing(seq, at, e)
 	case *DocumentDeleted:
 		return k.applyDeleted(e.ID)
 	}

@@ -149,6 +149,7 @@ type Document struct {
 	VersionAt   time.Time         `json:"version_at,omitzero"` // when the newest version was added
 	ExpireAt    time.Time         `json:"expire_at,omitzero"`  // end of its time, by its own setting
 	Updated     time.Time         `json:"updated"`
+	Erasure     *Erasure          `json:"erasure,omitempty"` // while it is being deleted
 	CreatedSeq  int64             `json:"created_seq"`
 	UpdatedSeq  int64             `json:"updated_seq"`
 }

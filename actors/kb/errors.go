@@ -30,6 +30,8 @@ const (
 	ReasonKnowledgeBaseExists   = "KNOWLEDGE_BASE_EXISTS"
 	ReasonKnowledgeBaseNotFound = "KNOWLEDGE_BASE_NOT_FOUND"
 	ReasonDocumentNotFound      = "DOCUMENT_NOT_FOUND"
+	ReasonReceiptNotFound       = "RECEIPT_NOT_FOUND"
+	ReasonArchiveInvalid        = "ARCHIVE_INVALID"
 	ReasonDocumentDuplicate     = "DOCUMENT_DUPLICATE"
 	ReasonDocumentState         = "DOCUMENT_STATE"
 	ReasonDocumentLimit         = "DOCUMENT_LIMIT"

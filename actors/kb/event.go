@@ -34,9 +34,13 @@ type (
 		Workspace string `json:"workspace"`
 	}
 	// DeleteRequested fences the knowledge base: from here on nothing is found.
-	DeleteRequested struct{}
+	DeleteRequested struct {
+		By string `json:"by,omitempty"` // who asked
+	}
 	// Deleted says that all bulk data is erased and the name is free.
-	Deleted struct{}
+	Deleted struct {
+		Receipt string `json:"receipt,omitempty"` // name of the proof
+	}
 )
 
 // Events of a document.
@@ -117,10 +121,12 @@ type (
 	DocumentDeleteRequested struct {
 		ID      string `json:"id"`
 		Expired bool   `json:"expired,omitempty"` // its time was over
+		By      string `json:"by,omitempty"`      // who asked
 	}
 	// DocumentDeleted says that its bulk data is erased.
 	DocumentDeleted struct {
-		ID string `json:"id"`
+		ID      string `json:"id"`
+		Receipt string `json:"receipt,omitempty"` // name of the proof
 	}
 )
 
@@ -181,6 +187,10 @@ func newEvent(typ string) Event { //nolint:cyclop // one flat table
 		return &Placed{}
 	case "kb.delete_requested":
 		return &DeleteRequested{}
+	case "kb.erasing":
+		return &Erasing{}
+	case "document.erasing":
+		return &DocumentErasing{}
 	case "kb.deleted":
 		return &Deleted{}
 	case "document.added":
@@ -259,6 +269,8 @@ func Subject(e Event) string {
 	case *DocumentCancelled:
 		return e.ID
 	case *DocumentDeleteRequested:
+		return e.ID
+	case *DocumentErasing:
 		return e.ID
 	case *DocumentDeleted:
 		return e.ID

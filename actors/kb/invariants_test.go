@@ -28,6 +28,8 @@ func (m *machine) judge(e kb.Event, id string, before *kb.Document) {
 	switch e := e.(type) {
 	case *kb.DocumentStarted: // by way of the queue
 		legal = from.Pending() && kb.CanMove(from, kb.StateQueued) && kb.CanMove(kb.StateQueued, to)
+	case *kb.DocumentErasing:
+		legal = from == kb.StateDeleting && to == from
 	case *kb.DocumentDeleted:
 		legal = from == kb.StateDeleting && after == nil
 	case *kb.DocumentAdded:

@@ -43,6 +43,8 @@ type KB struct {
 	bytes  int64 // sum of the newest versions' source sizes
 	chunks int64 // sum of live chunks
 
+	firstSeq int64    // of the event that created this incarnation
+	erasure  *Erasure // the deletion of the whole
 	expiring expiries // documents by the end of their time
 }
 
@@ -143,7 +145,7 @@ func (k *KB) Apply(seq int64, at time.Time, e Event) error {
 	var err error
 	switch e := e.(type) {
 	case *Created:
-		err = k.applyCreated(e, at)
+		err = k.applyCreated(seq, e, at)
 	case *Registered:
 		k.listed = true
 	case *Updated:
@@ -153,10 +155,13 @@ func (k *KB) Apply(seq int64, at time.Time, e Event) error {
 		k.listed = k.listed && k.Workspace() == e.Workspace
 		k.workspace, k.updated = e.Workspace, at
 	case *DeleteRequested:
-		k.phase = PhaseDeleting
+		k.phase, k.erasure = PhaseDeleting, &Erasure{By: e.By, At: at, Seq: seq}
+	case *Erasing:
+		err = k.applyErasing(e)
 	case *Deleted:
+		uid, first, erasure := k.uid, k.firstSeq, k.erasure
 		k.clear()
-		k.phase = PhaseDeleted
+		k.phase, k.uid, k.firstSeq, k.erasure = PhaseDeleted, uid, first, erasure
 	default:
 		err = k.applyDocument(seq, at, e)
 	}
@@ -167,14 +172,14 @@ func (k *KB) Apply(seq int64, at time.Time, e Event) error {
 	return nil
 }
 
-func (k *KB) applyCreated(e *Created, at time.Time) error {
+func (k *KB) applyCreated(seq int64, e *Created, at time.Time) error {
 	if k.phase == PhaseActive || k.phase == PhaseDeleting {
 		return fmt.Errorf("created in phase %d", k.phase)
 	}
 	k.clear()
 	k.phase, k.uid, k.name, k.descr = PhaseActive, e.UID, e.DisplayName, e.Description
 	k.config, k.configVersion, k.created, k.updated = e.Config, 1, at, at
-	k.retention = e.Retention
+	k.retention, k.firstSeq = e.Retention, seq
 	return nil
 }
 

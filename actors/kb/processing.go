@@ -197,8 +197,8 @@ func (k *KB) Pause() []Event {
 
 // Garbage is bulk data no longer referred to.
 type Garbage struct {
-	Attempts []string
-	Blobs    []string
+	Attempts []string `json:"attempts,omitempty"`
+	Blobs    []string `json:"blobs,omitempty"`
 }
 
 // GarbageBetween tells what before refers to and after (nil: gone) does not.

@@ -293,6 +293,10 @@ func (m *machine) reprocess(t *rapid.T) {
 
 func (m *machine) documentDeleted(t *rapid.T) {
 	if d := m.pick(t); d.State == kb.StateDeleting {
+		if d.Doom().Counts == nil && rapid.Bool().Draw(t, "count first") {
+			m.apply(&kb.DocumentErasing{ID: d.ID, Counts: kb.ErasureCounts{Documents: 1, Chunks: 2}})
+			return
+		}
 		m.apply(&kb.DocumentDeleted{ID: d.ID})
 	}
 }

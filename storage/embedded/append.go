@@ -97,6 +97,9 @@ func appendBatch(t *txn, f journal.Fence, b journal.Batch, now int64) error {
 	if err := moveCounters(t, id, b); err != nil {
 		return err
 	}
+	if err := addReceipts(t, id, b); err != nil {
+		return err
+	}
 	return claimBlobs(t, id, b.ClaimBlobs)
 }
 

@@ -188,3 +188,34 @@ func (s *Store) DeleteScope(ctx context.Context, sc journal.Scope) (chunks, vect
 	chunks, err = s.DeleteAttempts(ctx, sc, ids)
 	return chunks, vectors, err
 }
+
+// CountAttempts implements journal.ChunkStore.
+func (s *Store) CountAttempts(ctx context.Context, sc journal.Scope, attempts []string) (chunks, vectors int, err error) {
+	if err := checkScope(sc); err != nil {
+		return 0, 0, err
+	}
+	query := `
+		SELECT (SELECT count(*) FROM attempts a JOIN chunks c
+		          ON c.tenant = a.tenant AND c.uid = a.uid AND c.attempt = a.attempt AND c.gen = a.gen
+		        WHERE a.tenant = ?1 AND a.uid = ?2),
+		       (SELECT count(*) FROM vectors WHERE tenant = ?1 AND uid = ?2)`
+	args := []any{sc.Tenant, sc.UID}
+	if attempts != nil {
+		list, err := json.Marshal(attempts)
+		if err != nil {
+			return 0, 0, fmt.Errorf("embedded: encode attempts: %w", err)
+		}
+		args = append(args, string(list))
+		query = `
+		SELECT (SELECT count(*) FROM attempts a JOIN chunks c
+		          ON c.tenant = a.tenant AND c.uid = a.uid AND c.attempt = a.attempt AND c.gen = a.gen
+		        WHERE a.tenant = ?1 AND a.uid = ?2 AND a.attempt IN (SELECT value FROM json_each(?3))),
+		       (SELECT count(*) FROM vectors v
+		        WHERE v.tenant = ?1 AND v.uid = ?2
+		          AND v.hash IN (SELECT hash FROM chunks WHERE tenant = ?1 AND uid = ?2 AND attempt IN (SELECT value FROM json_each(?3)))
+		          AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.tenant = ?1 AND c.uid = ?2 AND c.hash = v.hash
+		                            AND c.attempt NOT IN (SELECT value FROM json_each(?3))))`
+	}
+	err = s.read.row(ctx, query, args, &chunks, &vectors)
+	return chunks, vectors, err
+}

@@ -53,7 +53,7 @@ func testLogger(t testing.TB) *slog.Logger {
 
 func stores(s *Store, clock *testClock) storagetest.Stores {
 	return storagetest.Stores{
-		Journal: s, Blobs: s, Chunks: s, Counters: s, Keys: s, Sealed: s, Audit: s, Directory: s,
+		Journal: s, Blobs: s, Chunks: s, Counters: s, Receipts: s, Keys: s, Sealed: s, Audit: s, Directory: s,
 		Reopen: func(t *testing.T) storagetest.Stores {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)

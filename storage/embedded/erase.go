@@ -45,7 +45,7 @@ func markErased(t *txn, f journal.Fence) error {
 		`DELETE FROM snapshots WHERE tenant = ?1 AND kind = ?2 AND id = ?3
 			AND seq <> (SELECT erased FROM owner WHERE tenant = ?1 AND kind = ?2 AND id = ?3)`,
 		`DELETE FROM indexes WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
-		`DELETE FROM wakeups WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
+		`DELETE FROM wakeups WHERE tenant = ?1 AND kind = ?2 AND id = ?3 AND key <> '` + journal.WakeErasing + `'`,
 		`DELETE FROM dead_letters WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
 		`DELETE FROM counters WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
 		`UPDATE blobs SET owner_kind = '', owner_id = '' WHERE tenant = ?1 AND owner_kind = ?2 AND owner_id = ?3`,

@@ -11,6 +11,7 @@ const (
 	forSecrets     purpose = "what all nodes share"
 	forWakeups     purpose = "work that is due, whosever it is"
 	forDeadLetters purpose = "what operators see of work that was given up"
+	forReceipts    purpose = "proofs of erased tenants, which operators keep"
 	forOwners      purpose = "grains of all tenants, for the planner and operators"
 	forKeys        purpose = "changes of keys, in one order over all tenants"
 	forAccesses    purpose = "records of calls, written for several tenants at once, and of nobody's"

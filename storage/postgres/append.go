@@ -35,6 +35,7 @@ const (
 	withDead
 	withClaims
 	withCounters
+	withReceipts
 	appendShapes
 )
 
@@ -83,6 +84,13 @@ const (
 	SELECT $1, $2, $3, c.name, c.epoch, c.value
 	FROM fenced, unnest($%d::text[], $%d::bigint[], $%d::bigint[]) AS c (name, epoch, value)
 	ON CONFLICT (tenant, kind, id, name) DO UPDATE SET epoch = excluded.epoch, value = excluded.value)`
+	appendReceipts = `, unproved AS (
+	DELETE FROM receipts r USING fenced WHERE $%d::boolean AND r.tenant = $1 AND NOT r.cluster), proved AS (
+	INSERT INTO receipts (tenant, name, kb, cluster, time, body)
+	SELECT $1, r.name, r.kb, r.cluster, r.time, r.body
+	FROM fenced, unnest($%d::text[], $%d::text[], $%d::boolean[], $%d::timestamptz[], $%d::bytea[])
+		AS r (name, kb, cluster, time, body)
+	ON CONFLICT (tenant, name) DO NOTHING)`
 	appendClaims = `, claimed AS (
 	UPDATE blobs b SET owner_kind = $2, owner_id = $3 FROM fenced
 	WHERE b.tenant = $1 AND b.id = ANY ($%d::text[]) AND b.ready AND NOT b.deleted
@@ -125,6 +133,7 @@ func appendStatement(shape int) string {
 	add(withDead, appendDead, "")
 	add(withClaims, appendClaims, short("claimed", fmt.Sprintf("%d::text[]", next), codeBlob))
 	add(withCounters, appendCounters, "")
+	add(withReceipts, appendReceipts, "")
 	if checks.Len() == 0 {
 		return with.String() + " SELECT true FROM fenced"
 	}

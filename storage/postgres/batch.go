@@ -50,6 +50,16 @@ func appendArgs(f journal.Fence, b journal.Batch) (shape int, args []any) {
 		column(counted, func(c *journal.Counter) string { return c.Name }),
 		column(counted, func(c *journal.Counter) int64 { return c.Epoch }),
 		column(counted, func(c *journal.Counter) int64 { return c.Value }))
+	r, _ := lastByKey(b.AddReceipts, nil, func(r *journal.Receipt) string { return r.Name })
+	drop := 0
+	if b.DropReceipts {
+		drop = 1
+	}
+	add(withReceipts, len(r)+drop, b.DropReceipts, column(r, func(r *journal.Receipt) string { return r.Name }),
+		column(r, func(r *journal.Receipt) string { return r.KnowledgeBase }),
+		column(r, func(r *journal.Receipt) bool { return r.Cluster }),
+		column(r, func(r *journal.Receipt) time.Time { return r.Time }),
+		column(r, func(r *journal.Receipt) []byte { return blob(r.Body) }))
 	return shape, args
 }
 
@@ -138,6 +148,11 @@ func checkBatch(f journal.Fence, b journal.Batch) error {
 	}
 	for _, c := range b.SetCounters {
 		if err := checkKeys("counter", c.Name); err != nil {
+			return err
+		}
+	}
+	for _, r := range b.AddReceipts {
+		if err := errors.Join(checkKeys("receipt", r.Name), checkText("knowledge base", r.KnowledgeBase)); err != nil {
 			return err
 		}
 	}

@@ -109,3 +109,26 @@ func (s *Store) DeleteScope(ctx context.Context, sc journal.Scope) (chunks, vect
 	chunks, err = s.DeleteAttempts(ctx, sc, column(attempts, func(a *journal.Attempt) string { return a.ID }))
 	return chunks, vectors, err
 }
+
+// CountAttempts implements journal.ChunkStore.
+func (s *Store) CountAttempts(ctx context.Context, sc journal.Scope, attempts []string) (chunks, vectors int, err error) {
+	if err := checkScope(sc); err != nil {
+		return 0, 0, err
+	}
+	query := `
+		SELECT (SELECT count(*) FROM chunks WHERE tenant = $1 AND uid = $2),
+		       (SELECT count(*) FROM vectors WHERE tenant = $1 AND uid = $2)`
+	args := []any{sc.Tenant, sc.UID}
+	if attempts != nil {
+		args = append(args, attempts)
+		query = `
+		SELECT (SELECT count(*) FROM chunks WHERE tenant = $1 AND uid = $2 AND attempt = ANY ($3::text[])),
+		       (SELECT count(*) FROM vectors v
+		        WHERE v.tenant = $1 AND v.uid = $2
+		          AND v.hash IN (SELECT hash FROM chunks WHERE tenant = $1 AND uid = $2 AND attempt = ANY ($3::text[]))
+		          AND NOT EXISTS (SELECT 1 FROM chunks c WHERE c.tenant = $1 AND c.uid = $2 AND c.hash = v.hash
+		                            AND c.attempt <> ALL ($3::text[])))`
+	}
+	err = s.row(ctx, sc.Tenant, query, args, &chunks, &vectors)
+	return chunks, vectors, err
+}

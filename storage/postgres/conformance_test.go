@@ -83,7 +83,7 @@ func root(t testing.TB, like tenantPools) *pool {
 
 func stores(s *Store, url string) storagetest.Stores {
 	return storagetest.Stores{
-		Journal: s, Blobs: s, Chunks: s, Counters: s, Keys: s, Sealed: s, Audit: s, Directory: s,
+		Journal: s, Blobs: s, Chunks: s, Counters: s, Receipts: s, Keys: s, Sealed: s, Audit: s, Directory: s,
 		Reopen: func(t *testing.T) storagetest.Stores {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)

@@ -49,7 +49,7 @@ func markErasedOn(ctx context.Context, q querier, f journal.Fence) (below int64,
 	}
 	for _, query := range []string{
 		`DELETE FROM indexes WHERE tenant = $1 AND kind = $2 AND id = $3`,
-		`DELETE FROM wakeups WHERE tenant = $1 AND kind = $2 AND id = $3`,
+		`DELETE FROM wakeups WHERE tenant = $1 AND kind = $2 AND id = $3 AND key <> '` + journal.WakeErasing + `'`,
 		`DELETE FROM dead_letters WHERE tenant = $1 AND kind = $2 AND id = $3`,
 		`DELETE FROM counters WHERE tenant = $1 AND kind = $2 AND id = $3`,
 		`UPDATE blobs SET owner_kind = '', owner_id = '' WHERE tenant = $1 AND owner_kind = $2 AND owner_id = $3`,

@@ -283,7 +283,7 @@ func TestB1_StartWithoutTheRightToMakeRolesSaysWhatToRun(t *testing.T) {
 func TestB1_WhatLooksAtSeveralTenantsIsListed(t *testing.T) {
 	want := map[string][]string{
 		"Ping": {"forHealth"}, "checkEncoding": {"forHealth"}, "Secret": {"forSecrets"},
-		"DueWakeups": {"forWakeups"}, "DeadLetters": {"forDeadLetters"}, "Owners": {"forOwners"},
+		"DueWakeups": {"forWakeups"}, "DeadLetters": {"forDeadLetters"}, "Receipts": {"forReceipts"}, "Owners": {"forOwners"},
 		"PutKeys": {"forKeys"}, "DestroyKeys": {"forKeys"}, "ListKeys": {"forKeys"}, "KeyChanges": {"forKeys"}, "HasContent": {"forKeys"},
 		"PutAccesses": {"forAccesses"}, "AuditTenants": {"forAccesses"}, "audited": {"forAccesses"},
 		"collectAhead": {"forCollection"}, "collectOn": {"forCollection"}, "finishErasures": {"forCollection"}, "purgeBlobs": {"forCollection"},

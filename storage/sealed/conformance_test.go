@@ -119,7 +119,7 @@ func (w *world) over(t testing.TB, inner sealed.Inner, cfg sealed.Config) *seale
 }
 
 func (w *world) stores(s *sealed.Store) storagetest.Stores {
-	out := storagetest.Stores{Journal: s, Blobs: s, Chunks: s, Counters: s, Audit: s, Directory: s, Reopen: func(t *testing.T) storagetest.Stores {
+	out := storagetest.Stores{Journal: s, Blobs: s, Chunks: s, Counters: s, Receipts: s, Audit: s, Directory: s, Reopen: func(t *testing.T) storagetest.Stores {
 		check(t, s.Close())
 		return w.stores(w.open(t))
 	}}

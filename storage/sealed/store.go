@@ -24,6 +24,7 @@ type Inner interface {
 	journal.KeyStore
 	journal.SealedStore
 	journal.CounterStore
+	journal.ReceiptStore
 	journal.AuditStore
 	journal.Directory
 	Close() error

@@ -25,6 +25,7 @@ type Stores struct {
 	Chunks  journal.ChunkStore
 	// Counters reads what Journal's batches set.
 	Counters  journal.CounterStore
+	Receipts  journal.ReceiptStore
 	Keys      journal.KeyStore    // nil: keeps no keys itself
 	Sealed    journal.SealedStore // set with Keys
 	Audit     journal.AuditStore
@@ -76,7 +77,7 @@ func Run(t *testing.T, open func(t *testing.T) Stores, opts Options) {
 	}{
 		{"Fence", fencePromises()}, {"FencedReads", fencedReadPromises()}, {"FencedBulk", fencedBulkPromises()},
 		{"Journal", journalPromises()}, {"Chains", chainPromises()}, {"Audit", auditPromises()}, {"Directory", directoryPromises()}, {"Idempotency", idempotencyPromises()},
-		{"Wakeups", wakeupPromises()}, {"DeadLetters", deadLetterPromises()}, {"Counters", counterPromises()}, {"Snapshots", snapshotPromises()}, {"Index", indexPromises()}, {"Erase", erasePromises()},
+		{"Wakeups", wakeupPromises()}, {"DeadLetters", deadLetterPromises()}, {"Counters", counterPromises()}, {"Receipts", receiptPromises()}, {"Snapshots", snapshotPromises()}, {"Index", indexPromises()}, {"Erase", erasePromises()},
 		{"Isolation", isolationPromises()}, {"Chunks", chunkPromises()}, {"Vectors", vectorPromises()},
 		{"Delete", deletePromises()}, {"Blobs", blobPromises()}, {"Concurrency", concurrencyPromises()},
 		{"Durability", durabilityPromises()}, {"Keys", keyPromises()},

@@ -86,6 +86,7 @@ type session struct {
 	search  granaryv1connect.SearchServiceClient
 	events  granaryv1connect.EventServiceClient
 	tenants granaryv1connect.TenantServiceClient
+	erasure granaryv1connect.ErasureServiceClient
 	cluster granaryv1connect.ClusterServiceClient
 	keys    granaryv1connect.EncryptionServiceClient
 	access  granaryv1connect.AccessServiceClient
@@ -151,6 +152,7 @@ func (a *app) connect(from credential) (*session, error) {
 	s.search = granaryv1connect.NewSearchServiceClient(client)
 	s.events = granaryv1connect.NewEventServiceClient(client)
 	s.tenants = granaryv1connect.NewTenantServiceClient(client)
+	s.erasure = granaryv1connect.NewErasureServiceClient(client)
 	s.cluster = granaryv1connect.NewClusterServiceClient(client)
 	s.keys = granaryv1connect.NewEncryptionServiceClient(client)
 	s.access = granaryv1connect.NewAccessServiceClient(client)

@@ -113,7 +113,7 @@ func Root(env Env) *cobra.Command {
   granary search handbook "how do I take parental leave"`,
 	})
 	root.AddCommand(a.kbCommand(), a.docCommand(), a.watchCommand(), a.searchCommand(),
-		a.tenantCommand(), a.usageCommand(), a.workspaceCommand(), a.keyCommand(), a.roleCommand(), a.whoamiCommand(),
+		a.tenantCommand(), a.usageCommand(), a.receiptCommand(), a.workspaceCommand(), a.keyCommand(), a.roleCommand(), a.whoamiCommand(),
 		a.clusterCommand(), a.versionCommand())
 	root.AddCommand(a.env.ExtraCommands...)
 	root.SetIn(a.env.Stdin)

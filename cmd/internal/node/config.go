@@ -52,6 +52,7 @@ type Config struct {
 	TrustedProxies []string       `yaml:"trusted_proxies"`
 	Auth           AuthConfig     `yaml:"auth"`
 	Tenants        TenantsConfig  `yaml:"tenants"`
+	Receipts       ReceiptConfig  `yaml:"receipts"`
 	TLS            TLSConfig      `yaml:"tls"`
 	Fetch          FetchConfig    `yaml:"fetch"`
 	Parse          ParseConfig    `yaml:"parse"`
@@ -77,6 +78,13 @@ type TenantsConfig struct {
 	// RefuseUnknown refuses tenants that no operator created; else a tenant comes to
 	// be by the first use of a good token.
 	RefuseUnknown bool `yaml:"refuse_unknown"`
+}
+
+// ReceiptConfig says what receipts of erasures are signed with.
+type ReceiptConfig struct {
+	// KeyFile holds an Ed25519 key (PEM, PKCS #8), the same on all nodes. Default:
+	// Data/receipt-key of a node that is alone; nodes with a Store keep one there.
+	KeyFile string `yaml:"key_file"`
 }
 
 // TLSConfig says how the API is encrypted on the wire.

@@ -50,6 +50,13 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	"ListChunks":        one(func(m *matrix) proto.Message { return &granaryv1.ListChunksRequest{Parent: m.docName()} }),
 	"GetDocumentText":   one(func(m *matrix) proto.Message { return &granaryv1.GetDocumentTextRequest{Name: m.docName()} }),
 
+	"GetErasureReceipt": one(func(m *matrix) proto.Message {
+		return &granaryv1.GetErasureReceiptRequest{Name: "erasureReceipts/0123456789abcdef0123456789abcdef"}
+	}),
+	"ListErasureReceipts": one(func(m *matrix) proto.Message { return &granaryv1.ListErasureReceiptsRequest{KnowledgeBase: m.name()} }),
+	"GetReceiptKey":       one(func(*matrix) proto.Message { return &granaryv1.GetReceiptKeyRequest{} }),
+	"ListTenantErasures":  one(func(*matrix) proto.Message { return &granaryv1.ListTenantErasuresRequest{} }),
+
 	"Search": one(func(m *matrix) proto.Message {
 		return &granaryv1.SearchRequest{KnowledgeBase: m.kb, Query: "signing key"}
 	}),

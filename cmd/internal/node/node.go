@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ed25519"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -43,7 +44,8 @@ type Node struct {
 	auth     *auth.Authority // signs tokens; nil: only issuers do
 	tokens   *auth.Tokens
 	uploads  gateway.Secret
-	pepper   gateway.Secret // of API keys
+	pepper   gateway.Secret     // of API keys
+	receipts ed25519.PrivateKey // signs proofs of erasures
 	asker    *asker
 	meters   *tokens.Holder
 	listener net.Listener
@@ -117,7 +119,7 @@ func (n *Node) startGrains(ctx context.Context) error {
 	n.asker = &asker{}
 	own := &ownership{}
 	n.meters = tokens.New(n.cfg.Node+"#"+uuid.NewString(), lessor{n.asker})
-	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Counters: n.store, Directory: n.store, Shredder: n.sealed, Asker: n.asker,
+	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Counters: n.store, Directory: n.store, Shredder: n.sealed, ReceiptKey: n.receipts, Asker: n.asker,
 		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Meters: n.meters, Logger: n.log, Tier: kb.Tier(n.cfg.Tier)}
 	if n.cfg.shared() {
 		deps.Owner = own
@@ -231,7 +233,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	}
 	var err error
 	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.tokens, Operators: n.tokens, Cluster: n.operators(), Keys: keys{n.sealed}, Tenants: tenantList{n.store}, KeyPepper: n.pepper,
-		RefuseUnknownTenants: n.cfg.Tenants.RefuseUnknown, UploadKey: n.uploads, Logger: n.log,
+		RefuseUnknownTenants: n.cfg.Tenants.RefuseUnknown, Receipts: n.store, ReceiptKey: n.receiptPublicKey(), UploadKey: n.uploads, Logger: n.log,
 		Audit: n.audit, TrustedProxies: n.cfg.proxies,
 		Meters:  n.meters,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})

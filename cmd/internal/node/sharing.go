@@ -26,6 +26,7 @@ type store interface {
 	journal.BlobStore
 	journal.ChunkStore
 	journal.CounterStore
+	journal.ReceiptStore
 	journal.AuditStore
 	journal.Directory
 	Close() error
@@ -43,6 +44,9 @@ func (n *Node) openStore(ctx context.Context) error {
 	}
 	n.store = n.sealed
 	n.push("store", func(context.Context) error { return n.store.Close() })
+	if err := n.openReceiptKey(ctx); err != nil {
+		return err
+	}
 	return n.openAuthority(ctx)
 }
 
