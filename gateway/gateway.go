@@ -72,6 +72,8 @@ type Config struct {
 
 	// Audit records every call of both APIs; nil: nothing is recorded.
 	Audit Auditor
+	// Trail is what the audit's own services show; nil: they answer UNIMPLEMENTED.
+	Trail Trail
 	// TrustedProxies are the addresses whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 
@@ -189,6 +191,7 @@ func (g *Gateway) apiServer() *connect.Server {
 	granaryv1connect.RegisterSearchServiceHandler(s, searches{g})
 	granaryv1connect.RegisterEventServiceHandler(s, events{g})
 	granaryv1connect.RegisterErasureServiceHandler(s, erasures{g})
+	granaryv1connect.RegisterAuditServiceHandler(s, ownTrail{trails{g}})
 	s.SetUnknownHandler(unknownMethod)
 	return s
 }
@@ -199,6 +202,7 @@ func (g *Gateway) operatorServer() *connect.Server {
 	s := connect.NewServer(requestID, g.accessLog, g.audited, g.encodeErrors, recoverPanics,
 		g.deadline, g.authenticateOperator, g.validate, neverCached)
 	granaryv1connect.RegisterClusterServiceHandler(s, operations{g})
+	granaryv1connect.RegisterAuditAdminServiceHandler(s, anyTrail{trails{g}})
 	granaryv1connect.RegisterEncryptionServiceHandler(s, encryption{operations{g}})
 	granaryv1connect.RegisterTenantAdminServiceHandler(s, tenantAdmin{operations{g}})
 	granaryv1connect.RegisterErasureAdminServiceHandler(s, erasures{g})

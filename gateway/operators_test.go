@@ -22,12 +22,14 @@ const (
 	clusterService     = "/granary.v1.ClusterService/"
 	encryptionService  = "/granary.v1.EncryptionService/"
 	tenantAdminService = "/granary.v1.TenantAdminService/"
+	auditAdminService  = "/granary.v1.AuditAdminService/"
 )
 
 // ofOperators tells the methods that are for operators.
 func ofOperators(procedure string) bool {
 	return strings.HasPrefix(procedure, clusterService) || strings.HasPrefix(procedure, encryptionService) ||
-		strings.HasPrefix(procedure, tenantAdminService) || strings.HasPrefix(procedure, "/granary.v1.ErasureAdminService/")
+		strings.HasPrefix(procedure, tenantAdminService) || strings.HasPrefix(procedure, "/granary.v1.ErasureAdminService/") ||
+		strings.HasPrefix(procedure, auditAdminService)
 }
 
 // keyed is an authority whose key the test has, to sign what the authority would not.

@@ -84,6 +84,9 @@ func (s subject) of(msg any) (tenant, resource string) {
 		if !strings.Contains(text, "/") && (strings.HasPrefix(string(field.Name()), "knowledge_base") || aboutKnowledgeBase(field)) {
 			text = knowledgeBasesPrefix + text
 		}
+		if !strings.Contains(text, "/") && field.Name() == "name" && strings.Contains(string(field.Parent().Name()), "Tenant") {
+			text = tenantsPrefix + text
+		}
 		if id := holder.Descriptor().Fields().ByName("document_id"); id != nil && holder.Get(id).String() != "" {
 			text += documentsInfix + holder.Get(id).String()
 		}

@@ -54,6 +54,8 @@ const (
 	ReasonUnavailable           = "UNAVAILABLE"
 	ReasonInDoubt               = "OUTCOME_UNKNOWN"
 	ReasonAuditUnavailable      = "AUDIT_UNAVAILABLE"
+	ReasonCheckpointNotFound    = "CHECKPOINT_NOT_FOUND"
+	ReasonAuditBroken           = "AUDIT_BROKEN"
 	ReasonDeadline              = "DEADLINE_EXCEEDED"
 	ReasonInternal              = "INTERNAL"
 	ReasonUnknownOperation      = "UNKNOWN_OPERATION"

@@ -2,10 +2,17 @@ package node
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io/fs"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"time"
 
+	"granary.dev/granary/actors"
+	"granary.dev/granary/actors/journal/trail"
+	"granary.dev/granary/cluster"
 	"granary.dev/granary/gateway/audit"
 )
 
@@ -21,16 +28,23 @@ func (c *Completed) checkAudit() error {
 		}
 		c.proxies = append(c.proxies, p)
 	}
+	if c.Audit.CheckpointEvery < 0 {
+		return configErrorf("audit.checkpoint_every: negative values mean nothing")
+	}
 	return nil
 }
 
 // openAudit opens the node's log of accesses. It ends after the gateway, which writes
 // to it, and before the store, which it is shipped to.
-func (n *Node) openAudit(context.Context) error {
+func (n *Node) openAudit(ctx context.Context) error {
+	signer, err := n.auditSigner(ctx)
+	if err != nil {
+		return err
+	}
+	n.trail = &trail.Desk{Store: n.store, Signer: signer, Logger: n.log, Mine: n.signs}
 	if !n.cfg.is(roleGateway) {
 		return nil
 	}
-	var err error
 	n.audit, err = audit.Open(audit.Config{Dir: filepath.Join(n.cfg.Data, "audit"), Node: n.cfg.Node, Store: n.store, Logger: n.log})
 	if err != nil {
 		return err
@@ -41,6 +55,70 @@ func (n *Node) openAudit(context.Context) error {
 		return n.audit.Close(ctx)
 	})
 	return nil
+}
+
+// auditSigner reads the key that signs checkpoints, from its file or, where nodes share a
+// store and none is named, from there.
+func (n *Node) auditSigner(ctx context.Context) (*trail.Signer, error) {
+	path := n.cfg.Audit.KeyFile
+	if path == "" && n.cfg.shared() {
+		text, err := n.secret(ctx, "audit-signing-key", trail.NewKeyPEM)
+		if err != nil {
+			return nil, err
+		}
+		if !n.cfg.Dev {
+			n.log.Warn("checkpoints of the audit are signed with a key in the database: who can write there can sign; set audit.key_file")
+		}
+		return trail.ParseSigner(text)
+	}
+	if path == "" {
+		path = filepath.Join(n.cfg.Data, "audit-key")
+	}
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && n.cfg.Audit.KeyFile == "" {
+		if text, err = trail.NewKeyPEM(); err == nil {
+			err = writeDurable(path, text)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("audit.key_file: %w", err)
+	}
+	signer, err := trail.ParseSigner(text)
+	if err != nil {
+		return nil, fmt.Errorf("audit.key_file %s: %w", path, err)
+	}
+	return signer, nil
+}
+
+// clusterAudit stands for the tenant "" where something must be placed.
+const clusterAudit = "granary"
+
+// signs tells whether this node makes a tenant's checkpoints: it is the one the tenant
+// is placed on.
+func (n *Node) signs(tenant string) bool {
+	if !n.cfg.shared() {
+		return true
+	}
+	if tenant == "" {
+		tenant = clusterAudit
+	}
+	p, err := n.cluster.Placement(cluster.Identity{Kind: actors.KindTenant, Tenant: tenant, ID: tenant})
+	return err == nil && p.Owner == n.cfg.Node
+}
+
+// startCheckpoints makes checkpoints at an interval.
+func (n *Node) startCheckpoints() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		n.trail.Run(ctx, orDefault(n.cfg.Audit.CheckpointEvery, 10*time.Minute))
+	}()
+	n.push("checkpoints", func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
 }
 
 // AuditStats are the counters of the node's log of accesses.

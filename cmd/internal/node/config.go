@@ -34,7 +34,8 @@ type Config struct {
 	// share, postgres://user:password@host/name; also in the environment variable
 	// GRANARY_STORE. Without it the node is alone, with an embedded store in Data.
 	Store Secret `yaml:"store"`
-	// Data is the folder of the embedded store, and of what a node may lose. Default ./data.
+	// Data is the folder of the embedded store, of accesses that are not in the store yet
+	// (audit/), and of what a node may lose. Default ./data.
 	Data string `yaml:"data"`
 	// Listen is the address of the gateway. Default 127.0.0.1:8080.
 	Listen string `yaml:"listen"`
@@ -53,6 +54,7 @@ type Config struct {
 	Auth           AuthConfig     `yaml:"auth"`
 	Tenants        TenantsConfig  `yaml:"tenants"`
 	Receipts       ReceiptConfig  `yaml:"receipts"`
+	Audit          AuditConfig    `yaml:"audit"`
 	TLS            TLSConfig      `yaml:"tls"`
 	Fetch          FetchConfig    `yaml:"fetch"`
 	Parse          ParseConfig    `yaml:"parse"`
@@ -85,6 +87,17 @@ type ReceiptConfig struct {
 	// KeyFile holds an Ed25519 key (PEM, PKCS #8), the same on all nodes. Default:
 	// Data/receipt-key of a node that is alone; nodes with a Store keep one there.
 	KeyFile string `yaml:"key_file"`
+}
+
+// AuditConfig says how the audit is proved.
+type AuditConfig struct {
+	// KeyFile holds the Ed25519 key that signs checkpoints (PEM); public keys behind it
+	// are of earlier ones. Default: Data/audit-key, made at the first start; with Store a
+	// key in the database, which proves nothing against who can write that: set one.
+	KeyFile string `yaml:"key_file"`
+	// CheckpointEvery is the time between two checkpoints of a tenant in which anything
+	// happened. Default 10m.
+	CheckpointEvery time.Duration `yaml:"checkpoint_every"`
 }
 
 // TLSConfig says how the API is encrypted on the wire.

@@ -91,10 +91,14 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	"UpdateTenant": one(func(*matrix) proto.Message {
 		return &granaryv1.UpdateTenantRequest{Name: "acme", DisplayName: proto.String("Acme")}
 	}),
-	"SuspendTenant":  one(func(*matrix) proto.Message { return &granaryv1.SuspendTenantRequest{Name: "initech"} }),
-	"ResumeTenant":   one(func(*matrix) proto.Message { return &granaryv1.ResumeTenantRequest{Name: "acme"} }),
-	"DeleteTenant":   one(func(*matrix) proto.Message { return &granaryv1.DeleteTenantRequest{Name: "initech"} }),
-	"UndeleteTenant": one(func(*matrix) proto.Message { return &granaryv1.UndeleteTenantRequest{Name: "acme"} }),
+	"SuspendTenant":   one(func(*matrix) proto.Message { return &granaryv1.SuspendTenantRequest{Name: "initech"} }),
+	"ResumeTenant":    one(func(*matrix) proto.Message { return &granaryv1.ResumeTenantRequest{Name: "acme"} }),
+	"DeleteTenant":    one(func(*matrix) proto.Message { return &granaryv1.DeleteTenantRequest{Name: "initech"} }),
+	"UndeleteTenant":  one(func(*matrix) proto.Message { return &granaryv1.UndeleteTenantRequest{Name: "acme"} }),
+	"ListAuditEvents": one(func(*matrix) proto.Message { return &granaryv1.ListAuditEventsRequest{} }),
+	"ExportAudit":     one(func(*matrix) proto.Message { return &granaryv1.ExportAuditRequest{} }),
+	"GetCheckpoint":   one(func(*matrix) proto.Message { return &granaryv1.GetCheckpointRequest{Refresh: true} }),
+	"VerifyAudit":     one(func(*matrix) proto.Message { return &granaryv1.VerifyAuditRequest{} }),
 
 	// Operators'. On a node that is alone all of them say so.
 	"ListNodes": one(func(*matrix) proto.Message { return &granaryv1.ListNodesRequest{} }),
@@ -108,11 +112,17 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	"RelocateTenant": one(func(*matrix) proto.Message {
 		return &granaryv1.RelocateTenantRequest{Tenant: "acme", Node: "nodes/other"}
 	}),
-	"Rebalance":       one(func(*matrix) proto.Message { return &granaryv1.RebalanceRequest{DryRun: true} }),
-	"ListKeys":        one(func(*matrix) proto.Message { return &granaryv1.ListKeysRequest{} }),
-	"RotateKey":       one(func(*matrix) proto.Message { return &granaryv1.RotateKeyRequest{Tenant: "acme"} }),
-	"RotateMasterKey": one(func(*matrix) proto.Message { return &granaryv1.RotateMasterKeyRequest{} }),
-	"ListDeadLetters": one(func(*matrix) proto.Message { return &granaryv1.ListDeadLettersRequest{} }),
+	"Rebalance":             one(func(*matrix) proto.Message { return &granaryv1.RebalanceRequest{DryRun: true} }),
+	"ListTenantAuditEvents": one(func(*matrix) proto.Message { return &granaryv1.ListTenantAuditEventsRequest{Tenant: "acme"} }),
+	"ExportTenantAudit":     one(func(*matrix) proto.Message { return &granaryv1.ExportTenantAuditRequest{Tenant: "acme"} }),
+	"GetTenantCheckpoint": one(func(*matrix) proto.Message {
+		return &granaryv1.GetTenantCheckpointRequest{Tenant: "acme", Refresh: true}
+	}),
+	"VerifyTenantAudit": one(func(*matrix) proto.Message { return &granaryv1.VerifyTenantAuditRequest{Tenant: "acme"} }),
+	"ListKeys":          one(func(*matrix) proto.Message { return &granaryv1.ListKeysRequest{} }),
+	"RotateKey":         one(func(*matrix) proto.Message { return &granaryv1.RotateKeyRequest{Tenant: "acme"} }),
+	"RotateMasterKey":   one(func(*matrix) proto.Message { return &granaryv1.RotateMasterKeyRequest{} }),
+	"ListDeadLetters":   one(func(*matrix) proto.Message { return &granaryv1.ListDeadLettersRequest{} }),
 	"RetryDeadLetter": one(func(m *matrix) proto.Message {
 		return &granaryv1.RetryDeadLetterRequest{Tenant: "acme", Document: m.docName()}
 	}),

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"granary.dev/granary/actors"
+	"granary.dev/granary/actors/journal/trail"
 	"granary.dev/granary/actors/kb"
 	"granary.dev/granary/actors/pipeline/embed"
 	"granary.dev/granary/actors/pipeline/fetch"
@@ -43,6 +44,7 @@ type Node struct {
 	audit    *audit.Log
 	auth     *auth.Authority // signs tokens; nil: only issuers do
 	tokens   *auth.Tokens
+	trail    *trail.Desk
 	uploads  gateway.Secret
 	pepper   gateway.Secret     // of API keys
 	receipts ed25519.PrivateKey // signs proofs of erasures
@@ -147,6 +149,7 @@ func (n *Node) startGrains(ctx context.Context) error {
 		return err
 	}
 	n.startWaker(waker)
+	n.startCheckpoints()
 	n.startMeters()
 	return nil
 }
@@ -234,7 +237,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	var err error
 	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.tokens, Operators: n.tokens, Cluster: n.operators(), Keys: keys{n.sealed}, Tenants: tenantList{n.store}, KeyPepper: n.pepper,
 		RefuseUnknownTenants: n.cfg.Tenants.RefuseUnknown, Receipts: n.store, ReceiptKey: n.receiptPublicKey(), UploadKey: n.uploads, Logger: n.log,
-		Audit: n.audit, TrustedProxies: n.cfg.proxies,
+		Audit: n.audit, Trail: n.trail, TrustedProxies: n.cfg.proxies,
 		Meters:  n.meters,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})
 	if err != nil {
