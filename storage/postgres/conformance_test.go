@@ -29,6 +29,10 @@ func TestMain(m *testing.M) {
 		return
 	}
 	code := m.Run()
+	roots.Range(func(_, p any) bool { // of stores that a test opened by itself
+		p.(*pool).Close()
+		return true
+	})
 	if err := errors.Join(shared.Close(), goleak.Find()); err != nil {
 		slog.Error("after the tests", "err", err)
 		code = max(code, 1)

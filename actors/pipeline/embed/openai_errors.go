@@ -2,12 +2,13 @@ package embed
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"strconv"
-	"strings"
 	"time"
 
 	"granary.dev/granary/actors/pipeline"
@@ -77,16 +78,32 @@ func (o *OpenAI) transportError(parent context.Context, err error) error {
 	return e
 }
 
-// statusError is for an answer other than 200. The body goes to the logs only,
-// shortened and without the key, which some servers repeat.
-func (o *OpenAI) statusError(resp *http.Response) error {
-	const shown = 512
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, shown)) // best effort, for the log
-	text := strings.ToValidUTF8(string(body), "")
-	if o.config.APIKey != "" {
-		text = strings.ReplaceAll(text, string(o.config.APIKey), redacted)
+// errorToken is what the type and the code of an error look like.
+var errorToken = regexp.MustCompile(`^[a-z][a-z0-9_.-]{0,63}$`)
+
+// said is what of an answer may go to the logs: the type and the code of the error.
+// Its message may repeat the key, or the text that was to be embedded, a tenant's.
+func said(body io.Reader) string {
+	var answer struct {
+		Error struct {
+			Type string `json:"type"`
+			Code any    `json:"code"` // a number on some servers
+		} `json:"error"`
 	}
-	cause := fmt.Errorf("status %d: %q", resp.StatusCode, text)
+	const read = 16 << 10
+	_ = json.NewDecoder(io.LimitReader(body, read)).Decode(&answer) // best effort
+	var out string
+	for _, token := range []string{answer.Error.Type, fmt.Sprint(answer.Error.Code)} {
+		if errorToken.MatchString(token) {
+			out += " " + token
+		}
+	}
+	return out
+}
+
+// statusError is for an answer other than 200.
+func (o *OpenAI) statusError(resp *http.Response) error {
+	cause := fmt.Errorf("status %d%s", resp.StatusCode, said(resp.Body))
 	if after, ok := parseRetryAfter(resp.Header.Get("Retry-After"), time.Now()); ok {
 		cause = &RetryAfterError{After: after, Err: cause}
 	}

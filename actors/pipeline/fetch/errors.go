@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -79,6 +81,7 @@ func transportError(parent context.Context, err error) error {
 	if e, ok := errors.AsType[*pipeline.Error](err); ok {
 		return e // of a check on the way: redirect, address, size
 	}
+	err = withoutURL(err)
 	if isTLS(err) {
 		return fetchError(ReasonTLS, "no trusted connection to the server", false, err)
 	}
@@ -88,7 +91,30 @@ func transportError(parent context.Context, err error) error {
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() || errors.Is(err, context.DeadlineExceeded) {
 		return fetchError(ReasonTimeout, "the server was too slow", true, err)
 	}
-	return fetchError(ReasonConnection, "the connection to the server failed", true, err)
+	return fetchError(ReasonConnection, "the connection to the server failed", true, connectionCause(err))
+}
+
+// withoutURL takes away what the client puts around every error. A URL may hold a
+// signature or a token in its query, and causes go to the log.
+func withoutURL(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+// connectionCause keeps what the system says of a connection. Other errors may quote
+// what the server sent: a redirect, a header, its first bytes.
+func connectionCause(err error) error {
+	if e, ok := errors.AsType[*net.OpError](err); ok {
+		return e
+	}
+	for _, known := range []error{io.ErrUnexpectedEOF, io.EOF, net.ErrClosed} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	return fmt.Errorf("an answer that is no HTTP (%T)", err)
 }
 
 // isTLS tells failures of the handshake.

@@ -130,7 +130,7 @@ func (f *Fetcher) Fetch(ctx context.Context, rawURL string, w io.Writer) (Meta, 
 	hopCtx = context.WithValue(hopCtx, fetchKey{}, hopCtx)
 	req, err := http.NewRequestWithContext(hopCtx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return Meta{}, urlError("it cannot be read", err)
+		return Meta{}, urlError("it cannot be read", withoutURL(err))
 	}
 	req.Header.Set("User-Agent", f.cfg.UserAgent)
 	resp, err := f.client.Do(req)

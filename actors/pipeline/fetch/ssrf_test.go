@@ -119,3 +119,34 @@ func TestB1_ASilentResolverTimesOut(t *testing.T) {
 		wantReason(t, err, ReasonTimeout)
 	})
 }
+
+// B1, C3: causes go to the log. They quote neither the URL, which may be signed, nor
+// what the server sent.
+func TestB1_C3_ErrorsQuoteNoURLAndNoAnswer(t *testing.T) {
+	base, port := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/resets":
+			panic(http.ErrAbortHandler)
+		case "/location":
+			w.Header().Set("Location", "http://[::1/?sig=SECRET")
+			w.WriteHeader(http.StatusFound)
+		case "/loops":
+			http.Redirect(w, r, r.URL.String(), http.StatusFound)
+		case "/private":
+			http.Redirect(w, r, "http://10.0.0.1/?sig=SECRET", http.StatusFound)
+		default:
+			c, _, err := http.NewResponseController(w).Hijack()
+			if err == nil {
+				_, _ = io.WriteString(c, "SECRET is no HTTP\r\n\r\n")
+				_ = c.Close()
+			}
+		}
+	})
+	f := New(local(port))
+	for _, u := range []string{base + "/resets", base + "/location", base + "/loops", base + "/private", base + "/junk", "http://nowhere.invalid/", "http://127.0.0.1:1/", base + "/%zz", "http://u:SECRET@x/"} {
+		_, err := f.Fetch(t.Context(), u+"?sig=SECRET", io.Discard)
+		if err == nil || strings.Contains(err.Error(), "SECRET") {
+			t.Errorf("%s: %v", u, err)
+		}
+	}
+}

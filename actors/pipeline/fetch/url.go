@@ -22,7 +22,7 @@ func (f *Fetcher) parseURL(raw string) (*url.URL, error) {
 	}
 	u, err := url.Parse(raw)
 	if err != nil {
-		return nil, urlError("it cannot be read", err)
+		return nil, urlError("it cannot be read", withoutURL(err))
 	}
 	return u, f.checkURL(u)
 }

@@ -181,7 +181,8 @@ func ReadFile(path string) (Config, error) {
 	}
 	var c Config
 	if err := yaml.UnmarshalWithOptions(data, &c, yaml.Strict()); err != nil {
-		return Config{}, fmt.Errorf("%w: %s: %w", ErrConfig, path, err)
+		// Without the lines around the mistake: a password may be in one.
+		return Config{}, fmt.Errorf("%w: %s: %s", ErrConfig, path, yaml.FormatError(err, false, false))
 	}
 	return c, nil
 }
