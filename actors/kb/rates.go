@@ -66,7 +66,7 @@ const (
 	// reserveShare: so much of the limit is made durable ahead at most; it is lost when the
 	// tenant's owner crashes.
 	reserveShare = 32
-	// SearchShare: work that waits (documents) leaves this part of a window's vector operations to searches.
+	// SearchShare is the part of a window that work which waits (documents) leaves to searches.
 	SearchShare = 5
 	// aheadWindows: a window is kept although the clock is this far behind it, since the
 	// last owner's clock may have been ahead. Beyond it that clock was wrong.

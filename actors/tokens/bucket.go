@@ -9,15 +9,21 @@ import (
 	"granary.dev/granary/actors/kb"
 )
 
-// bucket holds the tokens of one meter of one tenant. Times are h.now's.
-type bucket struct {
-	// All that a request with a token looks at is in one cache line.
+// hot is all that a request with a token looks at: one cache line, apart from the rest, so
+// that those of many tenants lie close together. Times are h.now's.
+type hot struct {
 	left      atomic.Int64 // tokens to spend; only added to under mu
 	ends      atomic.Int64 // when their window does; 0: the tenant was never heard of
 	seen      atomic.Int64 // when a request came last
 	low       atomic.Int64 // at so few the next block is fetched; -1: not ahead
 	base      atomic.Int64 // the limit, as the tenant said last
 	remaining atomic.Int64 // what the tenant had left then
+	_         [16]byte
+}
+
+// bucket holds the tokens of one meter of one tenant.
+type bucket struct {
+	*hot
 
 	tenant string
 	meter  kb.Meter
@@ -48,7 +54,7 @@ type limit struct {
 }
 
 // take spends a token if there is one; left is what remains.
-func (b *bucket) take(now int64) (left int64, ok bool) {
+func (b *hot) take(now int64) (left int64, ok bool) {
 	if now >= b.ends.Load() {
 		return 0, false
 	}
@@ -64,11 +70,11 @@ func (b *bucket) take(now int64) (left int64, ok bool) {
 }
 
 // spareable reports whether there is more than what waiting work leaves to others.
-func (b *bucket) spareable() bool {
+func (b *hot) spareable() bool {
 	return b.remaining.Load()+b.left.Load() > b.base.Load()/kb.SearchShare
 }
 
-func (b *bucket) state(now int64) kb.TokenState {
+func (b *hot) state(now int64) kb.TokenState {
 	return kb.TokenState{Base: b.base.Load(), Remaining: b.remaining.Load() + max(0, b.left.Load()), Reset: time.Duration(max(0, b.ends.Load()-now))}
 }
 

@@ -53,7 +53,13 @@ type Holder struct {
 
 type shard struct {
 	mu      sync.RWMutex
-	buckets map[string]*bucket
+	buckets map[string]entry
+}
+
+// entry finds both parts of a bucket without a look at the other.
+type entry struct {
+	*hot
+	b *bucket
 }
 
 // New makes a holder. id names this life of the node, and no other.
@@ -73,15 +79,15 @@ func (h *Holder) now() int64 { return int64(time.Since(h.began)) }
 // is reached, with the time to come back; UNAVAILABLE when the tenant does not answer and
 // what may go on without it has. It waits for the tenant only when no token is left.
 func (h *Holder) Take(ctx context.Context, tenant string, m kb.Meter) (kb.TokenState, error) {
-	b, now := h.bucket(tenant, m), h.now()
-	b.seen.Store(now)
-	if left, ok := b.take(now); ok {
-		if left <= b.low.Load() {
-			h.prefetch(b)
+	e, now := h.entry(tenant, m), h.now()
+	e.seen.Store(now)
+	if left, ok := e.take(now); ok {
+		if left <= e.low.Load() {
+			h.prefetch(e.b)
 		}
-		return b.state(now), nil
+		return e.state(now), nil
 	}
-	return h.slow(ctx, b, false)
+	return h.slow(ctx, e.b, false)
 }
 
 // Wait spends a token of work that can wait: it leaves a part of each window to requests,
@@ -115,17 +121,17 @@ func (h *Holder) Wait(ctx context.Context, tenant string, m kb.Meter, waits func
 const mostWait = 5 * time.Second
 
 func (h *Holder) takeWaiting(ctx context.Context, tenant string, m kb.Meter) error {
-	b, now := h.bucket(tenant, m), h.now()
-	b.seen.Store(now)
-	if b.spareable() {
-		if left, ok := b.take(now); ok {
-			if left <= b.low.Load() {
-				h.prefetch(b)
+	e, now := h.entry(tenant, m), h.now()
+	e.seen.Store(now)
+	if e.spareable() {
+		if left, ok := e.take(now); ok {
+			if left <= e.low.Load() {
+				h.prefetch(e.b)
 			}
 			return nil
 		}
 	}
-	_, err := h.slow(ctx, b, true)
+	_, err := h.slow(ctx, e.b, true)
 	return err
 }
 
@@ -137,24 +143,25 @@ func (h *Holder) shard(tenant string, m kb.Meter) *shard {
 	return &h.meters[meter][maphash.String(h.seed, tenant)%shards]
 }
 
-func (h *Holder) bucket(tenant string, m kb.Meter) *bucket {
+func (h *Holder) entry(tenant string, m kb.Meter) entry {
 	s := h.shard(tenant, m)
 	s.mu.RLock()
-	b := s.buckets[tenant]
+	e := s.buckets[tenant]
 	s.mu.RUnlock()
-	if b != nil {
-		return b
+	if e.b != nil {
+		return e
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b = s.buckets[tenant]; b == nil {
+	if e = s.buckets[tenant]; e.b == nil {
 		if s.buckets == nil {
-			s.buckets = make(map[string]*bucket)
+			s.buckets = make(map[string]entry)
 		}
-		b = &bucket{tenant: tenant, meter: m}
-		b.low.Store(-1)
-		s.buckets[tenant] = b
+		first := &hot{}
+		first.low.Store(-1)
+		e = entry{first, &bucket{hot: first, tenant: tenant, meter: m}}
+		s.buckets[tenant] = e
 		h.count.Add(1)
 	}
-	return b
+	return e
 }

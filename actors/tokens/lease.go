@@ -24,7 +24,7 @@ func (h *Holder) slow(ctx context.Context, b *bucket, background bool) (kb.Token
 			return b.state(h.now()), err
 		}
 		if f == nil { // it was swept meanwhile
-			b = h.bucket(b.tenant, b.meter)
+			b = h.entry(b.tenant, b.meter).b
 			b.seen.Store(h.now())
 			continue
 		}

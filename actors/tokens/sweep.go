@@ -41,13 +41,13 @@ func (h *Holder) sweep(part int) {
 func (h *Holder) sweepShard(s *shard, now, drop int64) {
 	var idle, gone []*bucket
 	s.mu.RLock()
-	for _, b := range s.buckets {
-		since := now - b.seen.Load()
+	for _, e := range s.buckets {
+		since := now - e.seen.Load()
 		switch {
 		case since >= drop:
-			gone = append(gone, b)
-		case since >= int64(idleReturn) && b.left.Load() > 0:
-			idle = append(idle, b)
+			gone = append(gone, e.b)
+		case since >= int64(idleReturn) && e.left.Load() > 0:
+			idle = append(idle, e.b)
 		}
 	}
 	s.mu.RUnlock()
@@ -109,9 +109,9 @@ func (h *Holder) Close(ctx context.Context) {
 		for i := range h.meters[m] {
 			s := &h.meters[m][i]
 			s.mu.RLock()
-			for _, b := range s.buckets {
-				if b.left.Load() > 0 || b.asking() {
-					list = append(list, b)
+			for _, e := range s.buckets {
+				if e.left.Load() > 0 || e.b.asking() {
+					list = append(list, e.b)
 				}
 			}
 			s.mu.RUnlock()

@@ -46,11 +46,11 @@ func (o *outcomes) call(ctx context.Context, s *nodetest.Server) {
 	}
 	_, _ = io.Copy(io.Discard, res.Body)
 	_ = res.Body.Close()
-	switch {
-	case res.StatusCode == http.StatusTooManyRequests:
+	switch res.StatusCode {
+	case http.StatusTooManyRequests:
 		o.refused.Add(1)
 		return
-	case res.StatusCode == http.StatusOK:
+	case http.StatusOK:
 		o.ok.Add(1)
 	default:
 		o.unserved.Add(1)
