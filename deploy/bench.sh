@@ -2,7 +2,7 @@
 # Runs the benchmarks, each beside its peer or its limit in the same run, and
 # prints one Markdown table. About twenty minutes on two cores that do nothing
 # else; BENCH_LARGE=1 runs the sizes of the goals, which takes more than an hour.
-# BENCH_ONLY="p3 p5" runs some of: p1 p3 p4 p5 p6 p7 store.
+# BENCH_ONLY="p3 p5" runs some of: p1 p3 p4 p5 p6 p7 p8 store.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ failed=0
 part() {
 	local name=$1
 	shift
-	case " ${BENCH_ONLY:-p1 p3 p4 p5 p6 p7 store} " in *" $name "*) ;; *) return 0 ;; esac
+	case " ${BENCH_ONLY:-p1 p3 p4 p5 p6 p7 p8 store} " in *" $name "*) ;; *) return 0 ;; esac
 	echo "== $name" >&2
 	"$@" >>"$table" || { echo "bench: $name failed" >&2; failed=1; }
 }
@@ -46,6 +46,7 @@ part p5 "$bench" large -docs 1000
 part p6 "$bench" placement
 part p6 "$bench" scale -granary "$granary" -lasts "$p6_lasts"
 part p7 "$bench" failover -granary "$granary" -kills "$p7_kills"
+part p8 "$bench" p8
 part store gobench "encrypted beside plain, embedded store, in turns; ratio = plain time / sealed time" ./storage/sealed '^BenchmarkSealed(Append|Activate)$' "$store_time"
 part store gobench "encrypted beside plain, embedded store; 2,000 chunks with vectors, blobs of 8 MiB, an index of 16 MiB" ./storage/sealed '^BenchmarkSealed(Chunks|Blobs|Index)$' "$bulk_time"
 part store gobench "SQLite, synchronous=FULL, 300-byte events" ./storage/embedded '^Benchmark(Append|Activate)$' "$store_time"

@@ -4,13 +4,14 @@
 // of fixed cost, and a journal that tells of each committed event. It also plays
 // the placement of knowledge bases on clusters of many nodes (P6), and runs the
 // real program in several processes: how much more they do (P6), and how long a
-// killed one is missed (P7).
+// killed one is missed (P7). P8 is the quota check of a call.
 //
 //	go run ./cmd/internal/bench p3 -docs 2000 -kbs 1,10,100,1000
 //	go run ./cmd/internal/bench p5 -tenants 10000
 //	go run ./cmd/internal/bench placement -nodes 3,10,100,1000
 //	go run ./cmd/internal/bench scale -granary bin/granary -sizes 1,2,3,4,8
 //	go run ./cmd/internal/bench failover -granary bin/granary -sizes 3,5 -kills 10
+//	go run ./cmd/internal/bench p8 -tenants 100000
 //	go run ./cmd/internal/bench large -docs 1000
 //	go test -run xxx -bench . ./cluster/bench | go run ./cmd/internal/bench report
 //
@@ -62,6 +63,8 @@ func run(ctx context.Context, args []string) error {
 			return scale(ctx, args[1:])
 		case "failover":
 			return failover(ctx, args[1:])
+		case "p8":
+			return p8(ctx, args[1:])
 		case "large":
 			return large(ctx, args[1:])
 		case "report":
@@ -71,7 +74,7 @@ func run(ctx context.Context, args []string) error {
 			return nil
 		}
 	}
-	return errors.New("usage: bench p3|p5|placement|scale|failover|large|report|header [flags]")
+	return errors.New("usage: bench p3|p5|p8|placement|scale|failover|large|report|header [flags]")
 }
 
 // header begins the table.
