@@ -61,6 +61,7 @@ var permissions = map[string]permission{
 	"/granary.v1.TenantAdminService/CreateTenant":          {RoleOperator, scopeCluster},
 	"/granary.v1.TenantAdminService/DeleteTenant":          {RoleOperator, scopeCluster},
 	"/granary.v1.TenantAdminService/DescribeTenant":        {RoleOperator, scopeCluster},
+	"/granary.v1.TenantAdminService/DescribeTenantUsage":   {RoleOperator, scopeCluster},
 	"/granary.v1.TenantAdminService/ListTenants":           {RoleOperator, scopeCluster},
 	"/granary.v1.TenantAdminService/ResumeTenant":          {RoleOperator, scopeCluster},
 	"/granary.v1.TenantAdminService/SuspendTenant":         {RoleOperator, scopeCluster},

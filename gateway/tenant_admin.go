@@ -25,6 +25,17 @@ type tenantAdmin struct{ operations }
 
 // ask sends an operation to any tenant, in the operator's name.
 func (s tenantAdmin) ask(ctx context.Context, name string, msg *nodev1.TenantCall) (*v1.Tenant, error) {
+	reply, err := s.askAny(ctx, name, msg)
+	if err != nil {
+		return nil, err
+	}
+	if reply.GetTenant() == nil {
+		return nil, errReply
+	}
+	return reply.GetTenant(), nil
+}
+
+func (s tenantAdmin) askAny(ctx context.Context, name string, msg *nodev1.TenantCall) (*nodev1.TenantReply, error) {
 	id := strings.TrimPrefix(name, tenantsPrefix)
 	if !ValidTenant(id) {
 		return nil, invalid(kb.ReasonRequestInvalid, "name", "%q is no tenant.", name)
@@ -43,10 +54,10 @@ func (s tenantAdmin) ask(ctx context.Context, name string, msg *nodev1.TenantCal
 	switch {
 	case ok && reply.GetError() != nil:
 		return nil, refusal{domainError(reply.GetError())}
-	case !ok || reply.GetTenant() == nil:
+	case !ok:
 		return nil, fmt.Errorf("%w: %T", errReply, answer)
 	}
-	return reply.GetTenant(), nil
+	return reply, nil
 }
 
 // CreateTenant implements the service.
@@ -66,6 +77,22 @@ func (s tenantAdmin) DescribeTenant(ctx context.Context, req *v1.DescribeTenantR
 		return nil, err
 	}
 	return &v1.DescribeTenantResponse{Tenant: t}, nil
+}
+
+// DescribeTenantUsage implements the service.
+func (s tenantAdmin) DescribeTenantUsage(ctx context.Context, req *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error) {
+	known := &v1.DescribeTenantRequest{Name: req.GetName()} // one that does not exist has used nothing, and shows nothing
+	if _, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_DescribeTenant{DescribeTenant: known}}); err != nil {
+		return nil, err
+	}
+	reply, err := s.askAny(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_GetUsage{GetUsage: &v1.GetUsageRequest{}}})
+	if err != nil {
+		return nil, err
+	}
+	if reply.GetUsage() == nil {
+		return nil, errReply
+	}
+	return &v1.DescribeTenantUsageResponse{Usage: reply.GetUsage()}, nil
 }
 
 // UpdateTenant implements the service.

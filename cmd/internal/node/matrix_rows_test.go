@@ -85,9 +85,10 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	}),
 	"DeleteWorkspace": one(func(*matrix) proto.Message { return &granaryv1.DeleteWorkspaceRequest{Name: "made"} }),
 
-	"CreateTenant":   one(func(*matrix) proto.Message { return &granaryv1.CreateTenantRequest{TenantId: "initech"} }),
-	"DescribeTenant": one(func(*matrix) proto.Message { return &granaryv1.DescribeTenantRequest{Name: "acme"} }),
-	"ListTenants":    one(func(*matrix) proto.Message { return &granaryv1.ListTenantsRequest{} }),
+	"CreateTenant":        one(func(*matrix) proto.Message { return &granaryv1.CreateTenantRequest{TenantId: "initech"} }),
+	"DescribeTenantUsage": one(func(*matrix) proto.Message { return &granaryv1.DescribeTenantUsageRequest{Name: "acme"} }),
+	"DescribeTenant":      one(func(*matrix) proto.Message { return &granaryv1.DescribeTenantRequest{Name: "acme"} }),
+	"ListTenants":         one(func(*matrix) proto.Message { return &granaryv1.ListTenantsRequest{} }),
 	"UpdateTenant": one(func(*matrix) proto.Message {
 		return &granaryv1.UpdateTenantRequest{Name: "acme", DisplayName: proto.String("Acme")}
 	}),

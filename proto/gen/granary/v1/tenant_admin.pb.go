@@ -227,6 +227,95 @@ func (x *DescribeTenantResponse) GetTenant() *Tenant {
 	return nil
 }
 
+type DescribeTenantUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tenants/{id} or {id}
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeTenantUsageRequest) Reset() {
+	*x = DescribeTenantUsageRequest{}
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTenantUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTenantUsageRequest) ProtoMessage() {}
+
+func (x *DescribeTenantUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTenantUsageRequest.ProtoReflect.Descriptor instead.
+func (*DescribeTenantUsageRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DescribeTenantUsageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DescribeTenantUsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Usage         *Usage                 `protobuf:"bytes,1,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeTenantUsageResponse) Reset() {
+	*x = DescribeTenantUsageResponse{}
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTenantUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTenantUsageResponse) ProtoMessage() {}
+
+func (x *DescribeTenantUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTenantUsageResponse.ProtoReflect.Descriptor instead.
+func (*DescribeTenantUsageResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *DescribeTenantUsageResponse) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
 type ListTenantsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Most entries of a page; 0 means 50.
@@ -238,7 +327,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[4]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -250,7 +339,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[4]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -263,7 +352,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{4}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListTenantsRequest) GetPageSize() int32 {
@@ -292,7 +381,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[5]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -304,7 +393,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[5]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -317,7 +406,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{5}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -350,7 +439,7 @@ type UpdateTenantRequest struct {
 
 func (x *UpdateTenantRequest) Reset() {
 	*x = UpdateTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[6]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -362,7 +451,7 @@ func (x *UpdateTenantRequest) String() string {
 func (*UpdateTenantRequest) ProtoMessage() {}
 
 func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[6]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -375,7 +464,7 @@ func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{6}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *UpdateTenantRequest) GetName() string {
@@ -422,7 +511,7 @@ type UpdateTenantResponse struct {
 
 func (x *UpdateTenantResponse) Reset() {
 	*x = UpdateTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[7]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +523,7 @@ func (x *UpdateTenantResponse) String() string {
 func (*UpdateTenantResponse) ProtoMessage() {}
 
 func (x *UpdateTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[7]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +536,7 @@ func (x *UpdateTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantResponse.ProtoReflect.Descriptor instead.
 func (*UpdateTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{7}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateTenantResponse) GetTenant() *Tenant {
@@ -469,7 +558,7 @@ type SuspendTenantRequest struct {
 
 func (x *SuspendTenantRequest) Reset() {
 	*x = SuspendTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[8]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -481,7 +570,7 @@ func (x *SuspendTenantRequest) String() string {
 func (*SuspendTenantRequest) ProtoMessage() {}
 
 func (x *SuspendTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[8]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -494,7 +583,7 @@ func (x *SuspendTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendTenantRequest.ProtoReflect.Descriptor instead.
 func (*SuspendTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{8}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SuspendTenantRequest) GetName() string {
@@ -527,7 +616,7 @@ type SuspendTenantResponse struct {
 
 func (x *SuspendTenantResponse) Reset() {
 	*x = SuspendTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[9]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +628,7 @@ func (x *SuspendTenantResponse) String() string {
 func (*SuspendTenantResponse) ProtoMessage() {}
 
 func (x *SuspendTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[9]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +641,7 @@ func (x *SuspendTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendTenantResponse.ProtoReflect.Descriptor instead.
 func (*SuspendTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{9}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SuspendTenantResponse) GetTenant() *Tenant {
@@ -572,7 +661,7 @@ type ResumeTenantRequest struct {
 
 func (x *ResumeTenantRequest) Reset() {
 	*x = ResumeTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[10]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +673,7 @@ func (x *ResumeTenantRequest) String() string {
 func (*ResumeTenantRequest) ProtoMessage() {}
 
 func (x *ResumeTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[10]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +686,7 @@ func (x *ResumeTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeTenantRequest.ProtoReflect.Descriptor instead.
 func (*ResumeTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{10}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ResumeTenantRequest) GetName() string {
@@ -623,7 +712,7 @@ type ResumeTenantResponse struct {
 
 func (x *ResumeTenantResponse) Reset() {
 	*x = ResumeTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[11]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +724,7 @@ func (x *ResumeTenantResponse) String() string {
 func (*ResumeTenantResponse) ProtoMessage() {}
 
 func (x *ResumeTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[11]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +737,7 @@ func (x *ResumeTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeTenantResponse.ProtoReflect.Descriptor instead.
 func (*ResumeTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{11}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ResumeTenantResponse) GetTenant() *Tenant {
@@ -670,7 +759,7 @@ type DeleteTenantRequest struct {
 
 func (x *DeleteTenantRequest) Reset() {
 	*x = DeleteTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[12]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +771,7 @@ func (x *DeleteTenantRequest) String() string {
 func (*DeleteTenantRequest) ProtoMessage() {}
 
 func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[12]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +784,7 @@ func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{12}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteTenantRequest) GetName() string {
@@ -728,7 +817,7 @@ type DeleteTenantResponse struct {
 
 func (x *DeleteTenantResponse) Reset() {
 	*x = DeleteTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[13]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +829,7 @@ func (x *DeleteTenantResponse) String() string {
 func (*DeleteTenantResponse) ProtoMessage() {}
 
 func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[13]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +842,7 @@ func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{13}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DeleteTenantResponse) GetTenant() *Tenant {
@@ -773,7 +862,7 @@ type UndeleteTenantRequest struct {
 
 func (x *UndeleteTenantRequest) Reset() {
 	*x = UndeleteTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[14]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -785,7 +874,7 @@ func (x *UndeleteTenantRequest) String() string {
 func (*UndeleteTenantRequest) ProtoMessage() {}
 
 func (x *UndeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[14]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -798,7 +887,7 @@ func (x *UndeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*UndeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{14}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *UndeleteTenantRequest) GetName() string {
@@ -824,7 +913,7 @@ type UndeleteTenantResponse struct {
 
 func (x *UndeleteTenantResponse) Reset() {
 	*x = UndeleteTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[15]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +925,7 @@ func (x *UndeleteTenantResponse) String() string {
 func (*UndeleteTenantResponse) ProtoMessage() {}
 
 func (x *UndeleteTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[15]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +938,7 @@ func (x *UndeleteTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteTenantResponse.ProtoReflect.Descriptor instead.
 func (*UndeleteTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{15}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *UndeleteTenantResponse) GetTenant() *Tenant {
@@ -876,7 +965,11 @@ const file_granary_v1_tenant_admin_proto_rawDesc = "" +
 	"\x15DescribeTenantRequest\x12I\n" +
 	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\"D\n" +
 	"\x16DescribeTenantResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"f\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"g\n" +
+	"\x1aDescribeTenantUsageRequest\x12I\n" +
+	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\"F\n" +
+	"\x1bDescribeTenantUsageResponse\x12'\n" +
+	"\x05usage\x18\x01 \x01(\v2\x11.granary.v1.UsageR\x05usage\"f\n" +
 	"\x12ListTenantsRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xc8\x01(\x00R\bpageSize\x12'\n" +
@@ -917,10 +1010,11 @@ const file_granary_v1_tenant_admin_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\x12\x1c\n" +
 	"\x04etag\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"D\n" +
 	"\x16UndeleteTenantResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant2\x9d\x06\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant2\x92\a\n" +
 	"\x12TenantAdminService\x12[\n" +
 	"\fCreateTenant\x12\x1f.granary.v1.CreateTenantRequest\x1a .granary.v1.CreateTenantResponse\"\b\xda\xd4\x18\x04\b\x04\x10\x04\x12d\n" +
-	"\x0eDescribeTenant\x12!.granary.v1.DescribeTenantRequest\x1a\".granary.v1.DescribeTenantResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12[\n" +
+	"\x0eDescribeTenant\x12!.granary.v1.DescribeTenantRequest\x1a\".granary.v1.DescribeTenantResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12s\n" +
+	"\x13DescribeTenantUsage\x12&.granary.v1.DescribeTenantUsageRequest\x1a'.granary.v1.DescribeTenantUsageResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12[\n" +
 	"\vListTenants\x12\x1e.granary.v1.ListTenantsRequest\x1a\x1f.granary.v1.ListTenantsResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12^\n" +
 	"\fUpdateTenant\x12\x1f.granary.v1.UpdateTenantRequest\x1a .granary.v1.UpdateTenantResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02\x12a\n" +
 	"\rSuspendTenant\x12 .granary.v1.SuspendTenantRequest\x1a!.granary.v1.SuspendTenantResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02\x12^\n" +
@@ -940,61 +1034,67 @@ func file_granary_v1_tenant_admin_proto_rawDescGZIP() []byte {
 	return file_granary_v1_tenant_admin_proto_rawDescData
 }
 
-var file_granary_v1_tenant_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_granary_v1_tenant_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_granary_v1_tenant_admin_proto_goTypes = []any{
-	(*CreateTenantRequest)(nil),    // 0: granary.v1.CreateTenantRequest
-	(*CreateTenantResponse)(nil),   // 1: granary.v1.CreateTenantResponse
-	(*DescribeTenantRequest)(nil),  // 2: granary.v1.DescribeTenantRequest
-	(*DescribeTenantResponse)(nil), // 3: granary.v1.DescribeTenantResponse
-	(*ListTenantsRequest)(nil),     // 4: granary.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),    // 5: granary.v1.ListTenantsResponse
-	(*UpdateTenantRequest)(nil),    // 6: granary.v1.UpdateTenantRequest
-	(*UpdateTenantResponse)(nil),   // 7: granary.v1.UpdateTenantResponse
-	(*SuspendTenantRequest)(nil),   // 8: granary.v1.SuspendTenantRequest
-	(*SuspendTenantResponse)(nil),  // 9: granary.v1.SuspendTenantResponse
-	(*ResumeTenantRequest)(nil),    // 10: granary.v1.ResumeTenantRequest
-	(*ResumeTenantResponse)(nil),   // 11: granary.v1.ResumeTenantResponse
-	(*DeleteTenantRequest)(nil),    // 12: granary.v1.DeleteTenantRequest
-	(*DeleteTenantResponse)(nil),   // 13: granary.v1.DeleteTenantResponse
-	(*UndeleteTenantRequest)(nil),  // 14: granary.v1.UndeleteTenantRequest
-	(*UndeleteTenantResponse)(nil), // 15: granary.v1.UndeleteTenantResponse
-	(*TenantLimits)(nil),           // 16: granary.v1.TenantLimits
-	(*Tenant)(nil),                 // 17: granary.v1.Tenant
-	(*durationpb.Duration)(nil),    // 18: google.protobuf.Duration
+	(*CreateTenantRequest)(nil),         // 0: granary.v1.CreateTenantRequest
+	(*CreateTenantResponse)(nil),        // 1: granary.v1.CreateTenantResponse
+	(*DescribeTenantRequest)(nil),       // 2: granary.v1.DescribeTenantRequest
+	(*DescribeTenantResponse)(nil),      // 3: granary.v1.DescribeTenantResponse
+	(*DescribeTenantUsageRequest)(nil),  // 4: granary.v1.DescribeTenantUsageRequest
+	(*DescribeTenantUsageResponse)(nil), // 5: granary.v1.DescribeTenantUsageResponse
+	(*ListTenantsRequest)(nil),          // 6: granary.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),         // 7: granary.v1.ListTenantsResponse
+	(*UpdateTenantRequest)(nil),         // 8: granary.v1.UpdateTenantRequest
+	(*UpdateTenantResponse)(nil),        // 9: granary.v1.UpdateTenantResponse
+	(*SuspendTenantRequest)(nil),        // 10: granary.v1.SuspendTenantRequest
+	(*SuspendTenantResponse)(nil),       // 11: granary.v1.SuspendTenantResponse
+	(*ResumeTenantRequest)(nil),         // 12: granary.v1.ResumeTenantRequest
+	(*ResumeTenantResponse)(nil),        // 13: granary.v1.ResumeTenantResponse
+	(*DeleteTenantRequest)(nil),         // 14: granary.v1.DeleteTenantRequest
+	(*DeleteTenantResponse)(nil),        // 15: granary.v1.DeleteTenantResponse
+	(*UndeleteTenantRequest)(nil),       // 16: granary.v1.UndeleteTenantRequest
+	(*UndeleteTenantResponse)(nil),      // 17: granary.v1.UndeleteTenantResponse
+	(*TenantLimits)(nil),                // 18: granary.v1.TenantLimits
+	(*Tenant)(nil),                      // 19: granary.v1.Tenant
+	(*Usage)(nil),                       // 20: granary.v1.Usage
+	(*durationpb.Duration)(nil),         // 21: google.protobuf.Duration
 }
 var file_granary_v1_tenant_admin_proto_depIdxs = []int32{
-	16, // 0: granary.v1.CreateTenantRequest.limit_overrides:type_name -> granary.v1.TenantLimits
-	17, // 1: granary.v1.CreateTenantResponse.tenant:type_name -> granary.v1.Tenant
-	17, // 2: granary.v1.DescribeTenantResponse.tenant:type_name -> granary.v1.Tenant
-	17, // 3: granary.v1.ListTenantsResponse.tenants:type_name -> granary.v1.Tenant
-	16, // 4: granary.v1.UpdateTenantRequest.limit_overrides:type_name -> granary.v1.TenantLimits
-	17, // 5: granary.v1.UpdateTenantResponse.tenant:type_name -> granary.v1.Tenant
-	17, // 6: granary.v1.SuspendTenantResponse.tenant:type_name -> granary.v1.Tenant
-	17, // 7: granary.v1.ResumeTenantResponse.tenant:type_name -> granary.v1.Tenant
-	18, // 8: granary.v1.DeleteTenantRequest.undelete_for:type_name -> google.protobuf.Duration
-	17, // 9: granary.v1.DeleteTenantResponse.tenant:type_name -> granary.v1.Tenant
-	17, // 10: granary.v1.UndeleteTenantResponse.tenant:type_name -> granary.v1.Tenant
-	0,  // 11: granary.v1.TenantAdminService.CreateTenant:input_type -> granary.v1.CreateTenantRequest
-	2,  // 12: granary.v1.TenantAdminService.DescribeTenant:input_type -> granary.v1.DescribeTenantRequest
-	4,  // 13: granary.v1.TenantAdminService.ListTenants:input_type -> granary.v1.ListTenantsRequest
-	6,  // 14: granary.v1.TenantAdminService.UpdateTenant:input_type -> granary.v1.UpdateTenantRequest
-	8,  // 15: granary.v1.TenantAdminService.SuspendTenant:input_type -> granary.v1.SuspendTenantRequest
-	10, // 16: granary.v1.TenantAdminService.ResumeTenant:input_type -> granary.v1.ResumeTenantRequest
-	12, // 17: granary.v1.TenantAdminService.DeleteTenant:input_type -> granary.v1.DeleteTenantRequest
-	14, // 18: granary.v1.TenantAdminService.UndeleteTenant:input_type -> granary.v1.UndeleteTenantRequest
-	1,  // 19: granary.v1.TenantAdminService.CreateTenant:output_type -> granary.v1.CreateTenantResponse
-	3,  // 20: granary.v1.TenantAdminService.DescribeTenant:output_type -> granary.v1.DescribeTenantResponse
-	5,  // 21: granary.v1.TenantAdminService.ListTenants:output_type -> granary.v1.ListTenantsResponse
-	7,  // 22: granary.v1.TenantAdminService.UpdateTenant:output_type -> granary.v1.UpdateTenantResponse
-	9,  // 23: granary.v1.TenantAdminService.SuspendTenant:output_type -> granary.v1.SuspendTenantResponse
-	11, // 24: granary.v1.TenantAdminService.ResumeTenant:output_type -> granary.v1.ResumeTenantResponse
-	13, // 25: granary.v1.TenantAdminService.DeleteTenant:output_type -> granary.v1.DeleteTenantResponse
-	15, // 26: granary.v1.TenantAdminService.UndeleteTenant:output_type -> granary.v1.UndeleteTenantResponse
-	19, // [19:27] is the sub-list for method output_type
-	11, // [11:19] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	18, // 0: granary.v1.CreateTenantRequest.limit_overrides:type_name -> granary.v1.TenantLimits
+	19, // 1: granary.v1.CreateTenantResponse.tenant:type_name -> granary.v1.Tenant
+	19, // 2: granary.v1.DescribeTenantResponse.tenant:type_name -> granary.v1.Tenant
+	20, // 3: granary.v1.DescribeTenantUsageResponse.usage:type_name -> granary.v1.Usage
+	19, // 4: granary.v1.ListTenantsResponse.tenants:type_name -> granary.v1.Tenant
+	18, // 5: granary.v1.UpdateTenantRequest.limit_overrides:type_name -> granary.v1.TenantLimits
+	19, // 6: granary.v1.UpdateTenantResponse.tenant:type_name -> granary.v1.Tenant
+	19, // 7: granary.v1.SuspendTenantResponse.tenant:type_name -> granary.v1.Tenant
+	19, // 8: granary.v1.ResumeTenantResponse.tenant:type_name -> granary.v1.Tenant
+	21, // 9: granary.v1.DeleteTenantRequest.undelete_for:type_name -> google.protobuf.Duration
+	19, // 10: granary.v1.DeleteTenantResponse.tenant:type_name -> granary.v1.Tenant
+	19, // 11: granary.v1.UndeleteTenantResponse.tenant:type_name -> granary.v1.Tenant
+	0,  // 12: granary.v1.TenantAdminService.CreateTenant:input_type -> granary.v1.CreateTenantRequest
+	2,  // 13: granary.v1.TenantAdminService.DescribeTenant:input_type -> granary.v1.DescribeTenantRequest
+	4,  // 14: granary.v1.TenantAdminService.DescribeTenantUsage:input_type -> granary.v1.DescribeTenantUsageRequest
+	6,  // 15: granary.v1.TenantAdminService.ListTenants:input_type -> granary.v1.ListTenantsRequest
+	8,  // 16: granary.v1.TenantAdminService.UpdateTenant:input_type -> granary.v1.UpdateTenantRequest
+	10, // 17: granary.v1.TenantAdminService.SuspendTenant:input_type -> granary.v1.SuspendTenantRequest
+	12, // 18: granary.v1.TenantAdminService.ResumeTenant:input_type -> granary.v1.ResumeTenantRequest
+	14, // 19: granary.v1.TenantAdminService.DeleteTenant:input_type -> granary.v1.DeleteTenantRequest
+	16, // 20: granary.v1.TenantAdminService.UndeleteTenant:input_type -> granary.v1.UndeleteTenantRequest
+	1,  // 21: granary.v1.TenantAdminService.CreateTenant:output_type -> granary.v1.CreateTenantResponse
+	3,  // 22: granary.v1.TenantAdminService.DescribeTenant:output_type -> granary.v1.DescribeTenantResponse
+	5,  // 23: granary.v1.TenantAdminService.DescribeTenantUsage:output_type -> granary.v1.DescribeTenantUsageResponse
+	7,  // 24: granary.v1.TenantAdminService.ListTenants:output_type -> granary.v1.ListTenantsResponse
+	9,  // 25: granary.v1.TenantAdminService.UpdateTenant:output_type -> granary.v1.UpdateTenantResponse
+	11, // 26: granary.v1.TenantAdminService.SuspendTenant:output_type -> granary.v1.SuspendTenantResponse
+	13, // 27: granary.v1.TenantAdminService.ResumeTenant:output_type -> granary.v1.ResumeTenantResponse
+	15, // 28: granary.v1.TenantAdminService.DeleteTenant:output_type -> granary.v1.DeleteTenantResponse
+	17, // 29: granary.v1.TenantAdminService.UndeleteTenant:output_type -> granary.v1.UndeleteTenantResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_tenant_admin_proto_init() }
@@ -1004,14 +1104,14 @@ func file_granary_v1_tenant_admin_proto_init() {
 	}
 	file_granary_v1_permission_proto_init()
 	file_granary_v1_tenant_proto_init()
-	file_granary_v1_tenant_admin_proto_msgTypes[6].OneofWrappers = []any{}
+	file_granary_v1_tenant_admin_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_tenant_admin_proto_rawDesc), len(file_granary_v1_tenant_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,9 @@ const (
 	// TenantAdminServiceDescribeTenantProcedure is the procedure name of the TenantAdminService's
 	// DescribeTenant RPC.
 	TenantAdminServiceDescribeTenantProcedure = "/granary.v1.TenantAdminService/DescribeTenant"
+	// TenantAdminServiceDescribeTenantUsageProcedure is the procedure name of the TenantAdminService's
+	// DescribeTenantUsage RPC.
+	TenantAdminServiceDescribeTenantUsageProcedure = "/granary.v1.TenantAdminService/DescribeTenantUsage"
 	// TenantAdminServiceListTenantsProcedure is the procedure name of the TenantAdminService's
 	// ListTenants RPC.
 	TenantAdminServiceListTenantsProcedure = "/granary.v1.TenantAdminService/ListTenants"
@@ -63,6 +66,14 @@ var (
 			StreamType:       connect.StreamTypeUnary,
 			Schema:           v1.File_granary_v1_tenant_admin_proto.Services().ByName("TenantAdminService").Methods().ByName("DescribeTenant"),
 			Procedure:        TenantAdminServiceDescribeTenantProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	tenantAdminServiceDescribeTenantUsageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_granary_v1_tenant_admin_proto.Services().ByName("TenantAdminService").Methods().ByName("DescribeTenantUsage"),
+			Procedure:        TenantAdminServiceDescribeTenantUsageProcedure,
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
@@ -123,6 +134,8 @@ type TenantAdminServiceClient interface {
 	CreateTenant(context.Context, *v1.CreateTenantRequest) (*v1.CreateTenantResponse, error)
 	// Errors of this and all below: NOT_FOUND (TENANT_NOT_FOUND).
 	DescribeTenant(context.Context, *v1.DescribeTenantRequest) (*v1.DescribeTenantResponse, error)
+	// Reads what a tenant has used of its limits, as the tenant itself may.
+	DescribeTenantUsage(context.Context, *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error)
 	// Lists tenants by id, those that were created and those that came to be by use.
 	ListTenants(context.Context, *v1.ListTenantsRequest) (*v1.ListTenantsResponse, error)
 	// Changes tier, display name and limits. Errors: ABORTED (ETAG_MISMATCH).
@@ -151,6 +164,8 @@ type TenantAdminServiceHandler interface {
 	CreateTenant(context.Context, *v1.CreateTenantRequest) (*v1.CreateTenantResponse, error)
 	// Errors of this and all below: NOT_FOUND (TENANT_NOT_FOUND).
 	DescribeTenant(context.Context, *v1.DescribeTenantRequest) (*v1.DescribeTenantResponse, error)
+	// Reads what a tenant has used of its limits, as the tenant itself may.
+	DescribeTenantUsage(context.Context, *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error)
 	// Lists tenants by id, those that were created and those that came to be by use.
 	ListTenants(context.Context, *v1.ListTenantsRequest) (*v1.ListTenantsResponse, error)
 	// Changes tier, display name and limits. Errors: ABORTED (ETAG_MISMATCH).
@@ -173,6 +188,7 @@ func RegisterTenantAdminServiceHandler(server *connect.Server, svc TenantAdminSe
 	server.Register(
 		connect.Method{Spec: tenantAdminServiceCreateTenantSpec(), Handler: adapter.createTenant},
 		connect.Method{Spec: tenantAdminServiceDescribeTenantSpec(), Handler: adapter.describeTenant},
+		connect.Method{Spec: tenantAdminServiceDescribeTenantUsageSpec(), Handler: adapter.describeTenantUsage},
 		connect.Method{Spec: tenantAdminServiceListTenantsSpec(), Handler: adapter.listTenants},
 		connect.Method{Spec: tenantAdminServiceUpdateTenantSpec(), Handler: adapter.updateTenant},
 		connect.Method{Spec: tenantAdminServiceSuspendTenantSpec(), Handler: adapter.suspendTenant},
@@ -191,6 +207,10 @@ func (UnimplementedTenantAdminServiceHandler) CreateTenant(context.Context, *v1.
 
 func (UnimplementedTenantAdminServiceHandler) DescribeTenant(context.Context, *v1.DescribeTenantRequest) (*v1.DescribeTenantResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.TenantAdminService.DescribeTenant is not implemented")
+}
+
+func (UnimplementedTenantAdminServiceHandler) DescribeTenantUsage(context.Context, *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.TenantAdminService.DescribeTenantUsage is not implemented")
 }
 
 func (UnimplementedTenantAdminServiceHandler) ListTenants(context.Context, *v1.ListTenantsRequest) (*v1.ListTenantsResponse, error) {
@@ -232,6 +252,14 @@ func (c *tenantAdminServiceClient) CreateTenant(ctx context.Context, req *v1.Cre
 func (c *tenantAdminServiceClient) DescribeTenant(ctx context.Context, req *v1.DescribeTenantRequest) (*v1.DescribeTenantResponse, error) {
 	var res v1.DescribeTenantResponse
 	if err := c.client.CallUnary(ctx, tenantAdminServiceDescribeTenantSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *tenantAdminServiceClient) DescribeTenantUsage(ctx context.Context, req *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error) {
+	var res v1.DescribeTenantUsageResponse
+	if err := c.client.CallUnary(ctx, tenantAdminServiceDescribeTenantUsageSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -305,6 +333,18 @@ func (h tenantAdminServiceHandler) describeTenant(ctx context.Context, _ connect
 		return err
 	}
 	res, err := h.svc.DescribeTenant(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h tenantAdminServiceHandler) describeTenantUsage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DescribeTenantUsageRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.DescribeTenantUsage(ctx, &req)
 	if err != nil {
 		return err
 	}
