@@ -63,6 +63,10 @@ func (f *fake) CreateTenant(ctx context.Context, r *granaryv1.CreateTenantReques
 	return unary[*granaryv1.CreateTenantResponse](ctx, f, r)
 }
 
+func (f *fake) DescribeTenantUsage(ctx context.Context, r *granaryv1.DescribeTenantUsageRequest) (*granaryv1.DescribeTenantUsageResponse, error) {
+	return unary[*granaryv1.DescribeTenantUsageResponse](ctx, f, r)
+}
+
 func (f *fake) DescribeTenant(ctx context.Context, r *granaryv1.DescribeTenantRequest) (*granaryv1.DescribeTenantResponse, error) {
 	return unary[*granaryv1.DescribeTenantResponse](ctx, f, r)
 }

@@ -151,6 +151,8 @@ func script(req proto.Message) (proto.Message, error) {
 		return res, nil
 	case *granaryv1.GetUsageRequest:
 		return &granaryv1.GetUsageResponse{Usage: sampleUsage()}, nil
+	case *granaryv1.DescribeTenantUsageRequest:
+		return &granaryv1.DescribeTenantUsageResponse{Usage: sampleUsage()}, nil
 	case *granaryv1.GetTenantRequest:
 		return &granaryv1.GetTenantResponse{Tenant: sampleTenant()}, nil
 	case *granaryv1.UpdateTenantConfigRequest:
@@ -195,6 +197,7 @@ func TestOutputOfEveryCommandMatchesItsGoldenFiles(t *testing.T) {
 		"tenant_get":     {"tenant", "get"},
 		"tenant_config":  {"tenant", "config", "--set", "retrieval.mode=keyword", "--unset", "retrieval.top_n"},
 		"usage":          {"usage"},
+		"usage_tenant":   {"usage", "--tenant", "acme"},
 		"version":        {"version"},
 	}
 	for name, args := range cases {

@@ -6,36 +6,49 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
 )
 
 func (a *app) usageCommand() *cobra.Command {
-	return a.client(&cobra.Command{
+	cmd := a.client(&cobra.Command{
 		Use:   "usage",
 		Short: "Show what your tenant has used of its limits",
 		Long: "Shows each limit, what is used and what is left of it. Limits of calls and of vector operations are counted in\n" +
 			"windows of time (UTC), and renewed when one ends. A tenant that stayed below its limit has saved a burst, which\n" +
-			"LEFT has in it. What is granted ahead to a node and not used shows as neither used nor left.",
+			"LEFT has in it. What is granted ahead to a node and not used shows as neither used nor left.\n\n" +
+			"--tenant shows another tenant to an operator, with the token of GRANARY_OPERATOR_TOKEN or DATA/" + DevOperatorTokenFile + ".",
 		Example: `  granary usage
-  granary usage --json | jq -r '.usage.quotas[] | .metric + " " + .used'`,
+  granary usage --json | jq -r '.usage.quotas[] | .metric + " " + .used'
+  granary usage --tenant acme`,
 		Args: cobra.NoArgs,
-		RunE: a.run(func(ctx context.Context, s *session, out *output, _ []string) error {
-			res, err := call(ctx, s, s.tenants.GetUsage, &granaryv1.GetUsageRequest{})
-			if err != nil {
-				return err
-			}
-			if out.json {
-				return out.message(res)
-			}
-			return out.usage(res.GetUsage())
-		}),
 	})
+	tenant := cmd.Flags().String("tenant", "", "the `tenant` to show, to an operator")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if *tenant != "" {
+			return a.operate(func(ctx context.Context, s *session, out *output, _ []string) error {
+				res, err := call(ctx, s, s.admin.DescribeTenantUsage, &granaryv1.DescribeTenantUsageRequest{Name: *tenant})
+				return out.usage(res, res.GetUsage(), err)
+			})(cmd, args)
+		}
+		return a.run(func(ctx context.Context, s *session, out *output, _ []string) error {
+			res, err := call(ctx, s, s.tenants.GetUsage, &granaryv1.GetUsageRequest{})
+			return out.usage(res, res.GetUsage(), err)
+		})(cmd, args)
+	}
+	return cmd
 }
 
 // usage prints one line for each limit.
-func (o *output) usage(u *granaryv1.Usage) error {
+func (o *output) usage(res proto.Message, u *granaryv1.Usage, err error) error {
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return o.message(res)
+	}
 	var rows [][]cell
 	for _, q := range u.GetQuotas() {
 		number := o.number
