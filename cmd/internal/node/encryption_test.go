@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"granary.dev/granary/cmd/internal/node"
 	"granary.dev/granary/cmd/internal/nodetest"
@@ -187,5 +190,45 @@ func TestI2_OperatorRotatesKeys(t *testing.T) {
 		if s.Logged(strings.TrimSpace(string(secret))) {
 			t.Error("a master key is in the log")
 		}
+	}
+}
+
+// I2: a tenant that is deleted for good loses its keys; one of the same name gets others
+// and sees nothing of it.
+func TestI2_DeletedTenantLosesItsKeys(t *testing.T) {
+	s := nodetest.Start(t)
+	s.CreateKB(t, "handbook")
+	s.Settle(t, s.AddText(t, "handbook", "a.md", "The quokka rotates keys.").GetName())
+	of := func() *granaryv1.TenantKeys {
+		t.Helper()
+		list, err := s.Operator.Keys.ListKeys(t.Context(), &granaryv1.ListKeysRequest{})
+		if err != nil || len(list.GetKeys()) != 2 {
+			t.Fatalf("keys: %v, %v", list, err)
+		}
+		return list.GetKeys()[1]
+	}
+	before := of()
+	if _, err := s.Operator.Admin.DeleteTenant(t.Context(), &granaryv1.DeleteTenantRequest{Name: "tenants/dev", UndeleteFor: durationpb.New(0)}); err != nil {
+		t.Fatal(err)
+	}
+	for !of().GetDestroyed() { // the purge works beside the call
+		if t.Context().Err() != nil {
+			t.Fatal("the keys are still there")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	for !s.Logged("tenant erased") { // the name becomes free after that
+		if t.Context().Err() != nil {
+			t.Fatal("the tenant is not erased")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	s.Restart() // gateways remember for a while that the tenant was deleted
+	s.CreateKB(t, "handbook")
+	if after := of(); after.GetDestroyed() || after.GetKeyId() == before.GetKeyId() || after.GetVersion() <= before.GetVersion() {
+		t.Errorf("keys were %v and are %v", before, after)
+	}
+	if r := search(t, s, "handbook", "quokka"); len(r.GetHits()) != 0 {
+		t.Errorf("the next tenant finds %v", r.GetHits())
 	}
 }
