@@ -3,10 +3,13 @@ package trail
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"time"
 
 	"granary.dev/granary/actors/journal"
@@ -49,6 +52,22 @@ type Report struct {
 	Last     int64     `json:"last"`
 	LastHash []byte    `json:"last_hash,omitempty"`
 	LastTime time.Time `json:"last_time"`
+
+	hashes map[int64][]byte // of all checkpoints
+}
+
+// Expect compares with a checkpoint that is known from before, as number:hash in hex. A
+// store that was set back does not have it.
+func (r *Report) Expect(known string) {
+	number, hash, ok := strings.Cut(known, ":")
+	n, err := strconv.ParseInt(number, 10, 64)
+	if !ok || err != nil {
+		r.Problems = append(r.Problems, Problem{Chain: "checkpoints", What: "what was expected is not number:hash"})
+		return
+	}
+	if got, there := r.hashes[n]; !there || hex.EncodeToString(got) != strings.ToLower(hash) {
+		r.Problems = append(r.Problems, Problem{Chain: "checkpoints", Seq: n, What: "is not the one that is known from before: the store was set back, or made anew"})
+	}
 }
 
 // Good reports whether nothing is wrong.
@@ -92,7 +111,7 @@ type walk struct {
 
 // NewVerifier trusts what keys have signed.
 func NewVerifier(keys PublicKeys) *Verifier {
-	return &Verifier{keys: keys, folds: heads{}, marks: make(map[string]map[int64]mark), seen: make(map[string]bool)}
+	return &Verifier{keys: keys, report: Report{hashes: make(map[int64][]byte)}, folds: heads{}, marks: make(map[string]map[int64]mark), seen: make(map[string]bool)}
 }
 
 func (v *Verifier) problem(chain string, seq int64, format string, args ...any) {
@@ -156,6 +175,7 @@ func (v *Verifier) checkpoint(c Checkpoint) {
 	defer func() {
 		v.prev = hashOf(full)
 		v.report.Last, v.report.LastHash = c.Number, v.prev
+		v.report.hashes[c.Number] = v.prev
 	}()
 	if c.Number != v.report.Last+1 {
 		v.problem("checkpoints", v.report.Last+1, "missing: the next one is %d", c.Number)

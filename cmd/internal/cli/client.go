@@ -88,6 +88,8 @@ type session struct {
 	tenants granaryv1connect.TenantServiceClient
 	erasure granaryv1connect.ErasureServiceClient
 	cluster granaryv1connect.ClusterServiceClient
+	audit   granaryv1connect.AuditServiceClient
+	audits  granaryv1connect.AuditAdminServiceClient
 	keys    granaryv1connect.EncryptionServiceClient
 	access  granaryv1connect.AccessServiceClient
 	admin   granaryv1connect.TenantAdminServiceClient
@@ -154,6 +156,8 @@ func (a *app) connect(from credential) (*session, error) {
 	s.tenants = granaryv1connect.NewTenantServiceClient(client)
 	s.erasure = granaryv1connect.NewErasureServiceClient(client)
 	s.cluster = granaryv1connect.NewClusterServiceClient(client)
+	s.audit = granaryv1connect.NewAuditServiceClient(client)
+	s.audits = granaryv1connect.NewAuditAdminServiceClient(client)
 	s.keys = granaryv1connect.NewEncryptionServiceClient(client)
 	s.access = granaryv1connect.NewAccessServiceClient(client)
 	s.admin = granaryv1connect.NewTenantAdminServiceClient(client)

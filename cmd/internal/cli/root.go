@@ -114,7 +114,7 @@ func Root(env Env) *cobra.Command {
 	})
 	root.AddCommand(a.kbCommand(), a.docCommand(), a.watchCommand(), a.searchCommand(),
 		a.tenantCommand(), a.usageCommand(), a.receiptCommand(), a.workspaceCommand(), a.keyCommand(), a.roleCommand(), a.whoamiCommand(),
-		a.clusterCommand(), a.versionCommand())
+		a.clusterCommand(), a.auditCommand(), a.versionCommand())
 	root.AddCommand(a.env.ExtraCommands...)
 	root.SetIn(a.env.Stdin)
 	root.SetOut(a.env.Stdout)
