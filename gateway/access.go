@@ -37,7 +37,7 @@ func (s access) CreateApiKey(ctx context.Context, req *v1.CreateApiKeyRequest) (
 	if len(s.cfg.KeyPepper) < minPepper {
 		return nil, kb.Errorf(kb.CodeUnimplemented, kb.ReasonUnknownOperation, "This server has no API keys.")
 	}
-	k, err := apikey.New(callOf(ctx).principal.Tenant)
+	k, err := apikey.New(callOf(ctx).principal.Tenant, s.cfg.KeyPepper)
 	if err != nil {
 		return nil, err
 	}

@@ -132,20 +132,23 @@ func (g *Gateway) verifyPrincipal(ctx context.Context, spec connect.Spec, token 
 	if err == nil && !p.Valid() {
 		err = errors.New("the verified principal has no fit tenant or subject")
 	}
+	if err == nil || isLockedOut(err) { // who it is, is proven; the record of the call says so
+		c.principal, c.admitted = p, g.now()
+	}
 	if err != nil {
 		return time.Time{}, err
 	}
-	c.principal, c.admitted = p, g.now()
 	return p.Expires, nil
 }
 
 // principal is who holds a token or an API key, and what they may do.
 func (g *Gateway) principal(ctx context.Context, spec connect.Spec, token string) (Principal, error) {
 	if strings.HasPrefix(token, apikey.Prefix) {
-		if len(g.cfg.KeyPepper) < minPepper {
-			return Principal{}, errKey
+		k, err := g.readKey(token)
+		if err != nil {
+			return Principal{}, err
 		}
-		return g.admitKey(ctx, token)
+		return g.admitKey(ctx, k)
 	}
 	p, err := g.cfg.Verifier.Verify(ctx, token)
 	if err != nil || !p.Valid() {

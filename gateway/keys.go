@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -16,14 +17,22 @@ const systemSubject = "system"
 
 var errKey = errors.New("the API key is not known, was revoked or has expired")
 
-// admitKey finds out who holds an API key. A text with a wrong checksum is refused
-// without a question to anybody. A tenant that cannot be asked lets nobody in: a
-// key may have been revoked.
-func (g *Gateway) admitKey(ctx context.Context, text string) (Principal, error) {
-	k, err := apikey.Parse(text)
-	if err != nil {
-		return Principal{}, err
+// readKey reads an API key. One with a wrong checksum, or an id that no server made,
+// is refused without a question to anybody.
+func (g *Gateway) readKey(text string) (apikey.Key, error) {
+	if len(g.cfg.KeyPepper) < minPepper {
+		return apikey.Key{}, errKey
 	}
+	k, err := apikey.Parse(text)
+	if err == nil && !k.Issued(g.cfg.KeyPepper) {
+		err = errKey
+	}
+	return k, err
+}
+
+// admitKey finds out who holds an API key. A tenant that cannot be asked lets nobody
+// in: a key may have been revoked.
+func (g *Gateway) admitKey(ctx context.Context, k apikey.Key) (Principal, error) {
 	a, fresh, err := g.standing(ctx, callerID{tenant: k.Tenant, key: k.ID})
 	switch {
 	case err != nil && ctx.Err() != nil:
@@ -38,40 +47,64 @@ func (g *Gateway) admitKey(ctx context.Context, text string) (Principal, error) 
 		p.Expires = end.AsTime()
 	}
 	if err := g.admitTenant(a); err != nil {
-		return Principal{}, err
+		return p, err
 	}
-	g.keyUses.note(g, p)
+	g.keyUses.note(g, p, callOf(ctx).remote)
 	return p, nil
 }
 
-// keyUses tells tenants when their keys are used, once a minute each.
+// keyUses tells tenants when their keys are used: once a minute each, and those of a
+// moment together.
 type keyUses struct {
-	mu   sync.Mutex
-	told map[callerID]time.Time
+	mu      sync.Mutex
+	told    map[callerID]time.Time
+	pending map[string][]*nodev1.KeyUse // by tenant
 }
 
-const tellUses = time.Minute
+const (
+	tellUses     = time.Minute
+	gatherUses   = time.Second
+	usesTogether = 1000
+)
 
-func (u *keyUses) note(g *Gateway, p Principal) {
+func (u *keyUses) note(g *Gateway, p Principal, remote string) {
 	id, now := callerID{tenant: p.Tenant, key: p.KeyID}, g.now()
 	u.mu.Lock()
-	due := now.Sub(u.told[id]) >= tellUses
-	if due {
-		if u.told == nil || len(u.told) >= standingMost {
-			u.told = make(map[callerID]time.Time)
-		}
-		u.told[id] = now
-	}
-	u.mu.Unlock()
-	if !due {
+	defer u.mu.Unlock()
+	if now.Sub(u.told[id]) < tellUses {
 		return
 	}
-	g.background.Go(func() {
-		ctx, cancel := context.WithTimeout(g.base, standingAsk)
-		defer cancel()
-		// Lost, it costs a minute of a last use.
-		_, _ = g.cfg.Grains.Ask(ctx, kindTenant, p.Tenant, p.Tenant, &nodev1.TenantCall{
-			Header:    &nodev1.Header{Tenant: p.Tenant, Principal: systemSubject, Internal: true},
-			Operation: &nodev1.TenantCall_ReportKeyUse{ReportKeyUse: &nodev1.ReportKeyUse{Uses: []*nodev1.KeyUse{{KeyId: p.KeyID, Time: timestamppb.New(now)}}}}})
-	})
+	if u.told == nil || len(u.told) >= standingMost {
+		u.told, u.pending = make(map[callerID]time.Time), make(map[string][]*nodev1.KeyUse)
+	}
+	u.told[id] = now
+	uses, gathering := u.pending[p.Tenant]
+	if len(uses) < usesTogether {
+		u.pending[p.Tenant] = append(uses, &nodev1.KeyUse{KeyId: p.KeyID, Time: timestamppb.New(now), Remote: remote})
+	}
+	if !gathering {
+		g.background.Go(func() {
+			_ = pause(g.base, gatherUses) // cut short by a shutdown, which waits for this
+			u.tell(g, p.Tenant)
+		})
+	}
+}
+
+// tell sends what was gathered. Lost, it costs a minute of a last use.
+func (u *keyUses) tell(g *Gateway, tenant string) {
+	u.mu.Lock()
+	uses := u.pending[tenant]
+	delete(u.pending, tenant)
+	u.mu.Unlock()
+	ctx, cancel := context.WithTimeout(g.base, standingAsk)
+	defer cancel()
+	if ctx.Err() != nil || len(uses) == 0 {
+		return
+	}
+	_, err := g.cfg.Grains.Ask(ctx, kindTenant, tenant, tenant, &nodev1.TenantCall{
+		Header:    &nodev1.Header{Tenant: tenant, Principal: systemSubject, Internal: true},
+		Operation: &nodev1.TenantCall_ReportKeyUse{ReportKeyUse: &nodev1.ReportKeyUse{Uses: uses}}})
+	if err != nil {
+		g.log.DebugContext(ctx, "the tenant was not told of its keys' uses", slog.String("tenant", tenant), slog.Any("error", err))
+	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -24,21 +23,17 @@ const (
 	standingRest  = time.Second            // how long a tenant that could not be asked is not asked again
 	standingIdle  = 10 * time.Minute       // who has not called for as long is forgotten first
 	standingMost  = 1 << 16                // callers remembered
-
-	// strangersPerSecond bounds what callers that nobody knows may have asked: each
-	// may wake a grain.
-	strangersPerSecond = 500
 )
 
-// caller names a credential inside its tenant.
+// callerID names a credential inside its tenant: the subject of a token that was
+// verified, or a key whose id a server made. What anybody can make up is not asked
+// about, so no flood of it wakes a grain or drives out who is remembered.
 type callerID struct{ tenant, key, subject string }
 
 // standings remembers callers. Safe for concurrent use.
 type standings struct {
-	mu     sync.Mutex
-	known  map[callerID]*standing
-	second atomic.Int64 // of strangers
-	asked  atomic.Int64
+	mu    sync.Mutex
+	known map[callerID]*standing
 }
 
 // standing is one caller.
@@ -81,24 +76,22 @@ func (s *standings) sweep(now time.Time) {
 	}
 }
 
-// stranger counts a question for somebody not known yet; false when there were too many.
-func (s *standings) stranger(now time.Time) bool {
-	if sec := now.Unix(); s.second.Swap(sec) != sec {
-		s.asked.Store(0)
-	}
-	return s.asked.Add(1) <= strangersPerSecond
-}
-
-// errTooManyStrangers: whoever is not known yet waits.
-func errTooManyStrangers() error {
-	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "Too many unknown callers; try again.").After(time.Second)
-}
-
 // standing tells what a tenant says of a caller. fresh is false when the tenant
-// could not be asked and the answer is an older one, or nil.
+// could not be asked and the answer is an older one, or nil. An answer that took so
+// long that it is old when it comes is asked for once more, since the first question
+// is often the one that wakes the tenant.
 func (g *Gateway) standing(ctx context.Context, id callerID) (a *nodev1.Access, fresh bool, err error) {
+	e := g.standings.of(id, g.now())
+	for range 2 {
+		if a, fresh, err = g.standingOf(ctx, id, e); fresh || err != nil {
+			break
+		}
+	}
+	return a, fresh, err
+}
+
+func (g *Gateway) standingOf(ctx context.Context, id callerID, e *standing) (a *nodev1.Access, fresh bool, err error) {
 	now := g.now()
-	e := g.standings.of(id, now)
 	e.mu.Lock()
 	age := now.Sub(e.sent)
 	switch {
@@ -113,9 +106,6 @@ func (g *Gateway) standing(ctx context.Context, id callerID) (a *nodev1.Access, 
 		a, err = e.access, e.err
 		e.mu.Unlock()
 		return a, false, err
-	case e.access == nil && e.asking == nil && !g.standings.stranger(now):
-		e.mu.Unlock()
-		return nil, false, errTooManyStrangers()
 	}
 	if e.asking == nil {
 		g.askStanding(id, e)
@@ -129,7 +119,7 @@ func (g *Gateway) standing(ctx context.Context, id callerID) (a *nodev1.Access, 
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.access, e.err == nil, e.err
+	return e.access, e.err == nil && g.now().Sub(e.sent) < standingLife, e.err
 }
 
 // askStanding asks beside the call, with e locked.

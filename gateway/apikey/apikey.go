@@ -4,6 +4,9 @@
 // the tenant it is good in, 16 characters that name it, 256 random bits, and a
 // checksum over all of it, so that a mistyped key is told from a revoked one without
 // asking anybody. Only a MAC under a key of the servers is kept ([Key.MAC]).
+//
+// A third of the id is a MAC too ([Key.Issued]): no server asks anybody about an id
+// that none of them made, so that made-up keys cost nothing and wake nobody.
 package apikey
 
 import (
@@ -26,6 +29,7 @@ const Prefix = "grnk_"
 
 const (
 	idBytes     = 10 // 16 characters
+	tagBytes    = 4  // of them: a guess is good once in 2^32
 	secretBytes = 32
 	sumBytes    = 4
 )
@@ -50,8 +54,8 @@ type Key struct {
 	text   string
 }
 
-// New makes a key of a tenant.
-func New(tenant string) (Key, error) {
+// New makes a key of a tenant, whose id the pepper's holders know for theirs.
+func New(tenant string, pepper []byte) (Key, error) {
 	if !tenants.MatchString(tenant) {
 		return Key{}, fmt.Errorf("apikey: %q is no tenant", tenant)
 	}
@@ -59,9 +63,25 @@ func New(tenant string) (Key, error) {
 	if _, err := rand.Read(random); err != nil {
 		return Key{}, fmt.Errorf("apikey: %w", err)
 	}
+	copy(random[idBytes-tagBytes:idBytes], tag(tenant, random[:idBytes-tagBytes], pepper))
 	id := encoding.EncodeToString(random[:idBytes])
 	head := Prefix + tenant + "_" + id + "_"
 	return Key{Tenant: tenant, ID: id, text: head + encoding.EncodeToString(sealed(head, random[idBytes:]))}, nil
+}
+
+// tag proves that a holder of the pepper chose an id's first part.
+func tag(tenant string, chosen, pepper []byte) []byte {
+	mac := hmac.New(sha256.New, pepper)
+	_, _ = io.WriteString(mac, "granary api key id 1\x00"+tenant+"\x00")
+	_, _ = mac.Write(chosen)
+	return mac.Sum(nil)[:tagBytes]
+}
+
+// Issued reports whether a holder of the pepper made the key's id: it exists, or
+// did once. Whether the key is good, its tenant knows.
+func (k Key) Issued(pepper []byte) bool {
+	name, err := encoding.DecodeString(k.ID)
+	return err == nil && len(name) == idBytes && hmac.Equal(name[idBytes-tagBytes:], tag(k.Tenant, name[:idBytes-tagBytes], pepper))
 }
 
 // sealed is a secret and the checksum over the whole key.

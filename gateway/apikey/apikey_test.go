@@ -14,7 +14,7 @@ import (
 
 func newKey(t testing.TB, tenant string) apikey.Key {
 	t.Helper()
-	k, err := apikey.New(tenant)
+	k, err := apikey.New(tenant, []byte("p"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +36,7 @@ func TestAKeyIsReadAsItWasMadeAndFitsAHeader_B1(t *testing.T) {
 		}
 	}
 	for _, tenant := range []string{"", "A", "a_b", "-a", "a-", strings.Repeat("t", 64)} {
-		if _, err := apikey.New(tenant); err == nil {
+		if _, err := apikey.New(tenant, []byte("p")); err == nil {
 			t.Errorf("a key for tenant %q", tenant)
 		}
 	}
@@ -59,6 +59,21 @@ func TestAnyOtherTextIsNoKey_B1(t *testing.T) {
 		if _, err := apikey.Parse(bad); err == nil {
 			t.Errorf("%q is a key", bad)
 		}
+	}
+}
+
+func TestOnlyAHolderOfThePepperMakesIDs_B1(t *testing.T) {
+	k := newKey(t, "acme")
+	if !k.Issued([]byte("p")) || k.Issued([]byte("q")) {
+		t.Error("an id is known to be made here, and elsewhere is not")
+	}
+	moved := k
+	moved.Tenant = "umbrella"
+	if moved.Issued([]byte("p")) || (apikey.Key{Tenant: "acme", ID: "x"}).Issued([]byte("p")) {
+		t.Error("an id is good in another tenant, or odd")
+	}
+	if forged, err := apikey.New("acme", []byte("guess")); err != nil || forged.Issued([]byte("p")) {
+		t.Error("whoever has no pepper makes an id")
 	}
 }
 
