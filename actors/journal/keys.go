@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ErrKeysChanged: a record of keys is not at the version its writer knows.
+// ErrKeysChanged says that a record of keys is not at the version its writer knows.
 var ErrKeysChanged = errors.New("journal: the keys were changed by somebody else")
 
 // StoreKeys and MasterKeys name records that belong to no tenant: the store's own
