@@ -46,6 +46,7 @@ func (w *world) listedFor(workspace string, grants ...*nodev1.Grant) map[string]
 
 func TestAKnowledgeBaseServesWhoMayAndIsNotThereForOthers_B1(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.workspaces("legal")
 		c := w.kb("plans")
 		if _, err := c.as(kb.RoleEditor, createInCall("plans", "legal"), &nodev1.Grant{Role: "editor", Workspace: "legal"}); err != nil {
 			t.Fatalf("an editor of the workspace cannot create: %v", err)
@@ -111,6 +112,7 @@ func sameAnswer(a, b error) bool {
 
 func TestMovingAKnowledgeBaseNeedsAnAdminOfBothWorkspacesAndTheListFollows_B1(t *testing.T) {
 	bubble(t, setup{}, func(t *testing.T, w *world) {
+		w.workspaces("legal")
 		c := w.created("plans")
 		for _, grants := range [][]*nodev1.Grant{
 			{{Role: "editor"}}, {{Role: "admin", Workspace: "default"}}, {{Role: "editor", Workspace: "default"}, {Role: "admin", Workspace: "legal"}},

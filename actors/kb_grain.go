@@ -28,6 +28,7 @@ type kbWork struct {
 	settings *settings // of the tenant, nil until asked for
 	asking   bool
 	unready  []func(error) // wait for settings
+	placing  map[*placing]struct{}
 
 	short   []*shortage // wait for storage
 	leasing bool        // the tenant is being asked for it,

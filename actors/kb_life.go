@@ -217,8 +217,11 @@ func (g *kbGrain) refuseCalls(err error) {
 		r.stop()
 		r.call.Reply(nil, err)
 	}
-	unready, short := w.unready, w.short
-	w.unready, w.short = nil, nil
+	unready, short, placing := w.unready, w.short, w.placing
+	w.unready, w.short, w.placing = nil, nil, nil
+	for p := range placing {
+		p.then(err)
+	}
 	for _, f := range unready {
 		f(err)
 	}

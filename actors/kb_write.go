@@ -20,11 +20,6 @@ type decision struct {
 	after  func(send func())                 // delays the reply past the commit; nil: at once
 }
 
-// write decides a change, queues its events, and replies after the commit.
-func (g *kbGrain) write(c call, m *nodev1.KnowledgeBaseCall, key *journal.IdempotencyKey) {
-	g.withSettings(func(err error) { g.decideAndReply(c, m, key, err, false) })
-}
-
 // decideAndReply does so once the settings are there. A decision that comes to
 // nothing is a read: it is made again on what is known to be current, proven.
 func (g *kbGrain) decideAndReply(c call, m *nodev1.KnowledgeBaseCall, key *journal.IdempotencyKey, err error, proven bool) {

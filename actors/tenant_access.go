@@ -236,8 +236,10 @@ func (g *tenantGrain) serveWorkspaces(c call, m *nodev1.TenantCall) bool {
 	case *nodev1.TenantCall_DeleteWorkspace:
 		id := resourceID(op.DeleteWorkspace.GetName())
 		g.change(c, h, change{reply: tenantDone, rule: func() ([]kb.Event, error) { return g.tenant.DeleteWorkspace(id) }})
+	case *nodev1.TenantCall_GetWorkspace:
+		g.read(c, func() *nodev1.TenantReply { return g.getWorkspace(giver(h), resourceID(op.GetWorkspace.GetName())) })
 	case *nodev1.TenantCall_ListWorkspaces:
-		g.read(c, func() *nodev1.TenantReply { return g.listWorkspaces(op.ListWorkspaces) })
+		g.read(c, func() *nodev1.TenantReply { return g.listWorkspaces(giver(h), op.ListWorkspaces) })
 	default:
 		return false
 	}
@@ -257,12 +259,20 @@ func workspaceReply(w kb.Workspace) *nodev1.TenantReply {
 	return &nodev1.TenantReply{Result: &nodev1.TenantReply_Workspace{Workspace: workspaceProto(w)}}
 }
 
-func (g *tenantGrain) listWorkspaces(r *granaryv1.ListWorkspacesRequest) *nodev1.TenantReply {
+func (g *tenantGrain) getWorkspace(grants []kb.Grant, id string) *nodev1.TenantReply {
+	w, err := g.tenant.VisibleWorkspace(grants, id)
+	if err != nil {
+		return tenantError(err)
+	}
+	return workspaceReply(w)
+}
+
+func (g *tenantGrain) listWorkspaces(grants []kb.Grant, r *granaryv1.ListWorkspacesRequest) *nodev1.TenantReply {
 	after, ok := pageAfter(r.GetPageToken())
 	if !ok {
 		return tenantError(pageTokenError())
 	}
-	page, more := g.tenant.Workspaces(after, pageSize(r.GetPageSize(), 1000))
+	page, more := g.tenant.Workspaces(grants, after, pageSize(r.GetPageSize(), 1000))
 	out := &granaryv1.ListWorkspacesResponse{}
 	for _, w := range page {
 		out.Workspaces = append(out.Workspaces, workspaceProto(w))

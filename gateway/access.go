@@ -150,6 +150,15 @@ func (s access) CreateWorkspace(ctx context.Context, req *v1.CreateWorkspaceRequ
 	return &v1.CreateWorkspaceResponse{Workspace: w}, nil
 }
 
+// GetWorkspace implements the service.
+func (s access) GetWorkspace(ctx context.Context, req *v1.GetWorkspaceRequest) (*v1.GetWorkspaceResponse, error) {
+	w, err := s.workspace(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_GetWorkspace{GetWorkspace: req}})
+	if err != nil {
+		return nil, err
+	}
+	return &v1.GetWorkspaceResponse{Workspace: w}, nil
+}
+
 // UpdateWorkspace implements the service.
 func (s access) UpdateWorkspace(ctx context.Context, req *v1.UpdateWorkspaceRequest) (*v1.UpdateWorkspaceResponse, error) {
 	w, err := s.workspace(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_UpdateWorkspace{UpdateWorkspace: req.GetWorkspace()}})

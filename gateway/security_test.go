@@ -38,7 +38,7 @@ func unaryMethods(t *testing.T) map[string]string {
 		"WhoAmI": `{}`, "CreateApiKey": `{"grants":[{"role":"viewer"}]}`, "GetApiKey": `{"name":"aaaaaaaaaaaaaaaa"}`, "ListApiKeys": `{}`,
 		"RevokeApiKey": `{"name":"aaaaaaaaaaaaaaaa"}`, "SetRoleBinding": `{"binding":{"subject":"bob","grant":{"role":"viewer"}}}`,
 		"RemoveRoleBinding": `{"subject":"bob"}`, "ListRoleBindings": `{}`, "CreateWorkspace": `{"workspaceId":"legal"}`,
-		"ListWorkspaces": `{}`, "UpdateWorkspace": `{"workspace":{"name":"legal"}}`, "DeleteWorkspace": `{"name":"legal"}`,
+		"GetWorkspace": `{"name":"legal"}`, "ListWorkspaces": `{}`, "UpdateWorkspace": `{"workspace":{"name":"legal"}}`, "DeleteWorkspace": `{"name":"legal"}`,
 
 		"CreateTenant": `{"tenantId":"acme"}`, "DescribeTenant": `{"name":"acme"}`, "DescribeTenantUsage": `{"name":"acme"}`, "ListTenants": `{}`, "UpdateTenant": `{"name":"acme"}`,
 		"SuspendTenant": `{"name":"acme"}`, "ResumeTenant": `{"name":"acme"}`, "DeleteTenant": `{"name":"acme"}`, "UndeleteTenant": `{"name":"acme"}`,

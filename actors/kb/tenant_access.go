@@ -74,13 +74,31 @@ func (t *Tenant) Workspace(id string) (Workspace, bool) {
 	return Workspace{ID: id}, id == DefaultWorkspace
 }
 
-// Workspaces gives up to limit workspaces with id > after, by id, and whether more
-// follow. The default one is there without having been made.
-func (t *Tenant) Workspaces(after string, limit int) (page []Workspace, more bool) {
-	all := t.workspaces
-	if at, found := place(all, DefaultWorkspace, workspaceID); !found {
-		all = slices.Insert(slices.Clone(all), at, Workspace{ID: DefaultWorkspace})
+// VisibleWorkspace finds a workspace that somebody with these grants may know of.
+func (t *Tenant) VisibleWorkspace(grants []Grant, id string) (Workspace, error) {
+	w, found := t.Workspace(id)
+	if !found || !knowsWorkspace(grants, id) {
+		return Workspace{}, noWorkspace(id)
 	}
+	return w, nil
+}
+
+// knowsWorkspace reports whether grants hold in a workspace, or in some of it.
+func knowsWorkspace(grants []Grant, id string) bool {
+	return slices.ContainsFunc(grants, func(g Grant) bool {
+		return g.Role.Covers(RoleViewer) && (g.Workspace == id || g.Workspace == "" && g.KnowledgeBase == "")
+	})
+}
+
+// Workspaces gives up to limit workspaces with id > after that somebody with these
+// grants may know of, by id, and whether more follow. The default one is there
+// without having been made.
+func (t *Tenant) Workspaces(grants []Grant, after string, limit int) (page []Workspace, more bool) {
+	all := slices.Clone(t.workspaces)
+	if at, found := place(all, DefaultWorkspace, workspaceID); !found {
+		all = slices.Insert(all, at, Workspace{ID: DefaultWorkspace})
+	}
+	all = slices.DeleteFunc(all, func(w Workspace) bool { return !knowsWorkspace(grants, w.ID) })
 	return pageOf(all, after, limit, workspaceID)
 }
 

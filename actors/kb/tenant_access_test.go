@@ -167,7 +167,7 @@ func TestAWorkspaceEndsOnlyWhenItIsEmptyAndItsRolesEndWithIt_B1(t *testing.T) {
 	w.must(w.t.RenameWorkspace(kb.DefaultWorkspace, "Main"))
 	_, err = w.t.RenameWorkspace("nowhere", "x")
 	refused(t, err, kb.CodeNotFound, kb.ReasonWorkspaceNotFound)
-	page, more := w.t.Workspaces("", 10)
+	page, more := w.t.Workspaces(owner(), "", 10)
 	if more || len(page) != 2 || page[0].ID != kb.DefaultWorkspace || page[0].DisplayName != "Main" || page[1].ID != "legal" {
 		t.Errorf("%v %v", page, more)
 	}

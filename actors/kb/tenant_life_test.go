@@ -120,7 +120,7 @@ func TestAnErasedTenantIsNobodyKnows_I3_I12(t *testing.T) {
 			len(tenant.GrantsOf("jane")) > 0 || tenant.Revision() == 0 {
 			t.Errorf("%s: something is left", name)
 		}
-		if page, _ := tenant.Workspaces("", 10); len(page) != 1 {
+		if page, _ := tenant.Workspaces(owner(), "", 10); len(page) != 1 {
 			t.Errorf("%s: workspaces %v", name, page)
 		}
 		events, err := tenant.Create(kb.TenantSpec{Tier: kb.TierStarter})

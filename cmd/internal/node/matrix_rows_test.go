@@ -79,6 +79,7 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	}),
 	"ListRoleBindings": one(func(*matrix) proto.Message { return &granaryv1.ListRoleBindingsRequest{} }),
 	"CreateWorkspace":  one(func(*matrix) proto.Message { return &granaryv1.CreateWorkspaceRequest{WorkspaceId: "default"} }),
+	"GetWorkspace":     one(func(*matrix) proto.Message { return &granaryv1.GetWorkspaceRequest{Name: "default"} }),
 	"ListWorkspaces":   one(func(*matrix) proto.Message { return &granaryv1.ListWorkspacesRequest{} }),
 	"UpdateWorkspace": one(func(*matrix) proto.Message {
 		return &granaryv1.UpdateWorkspaceRequest{Workspace: &granaryv1.Workspace{Name: "default"}}

@@ -1131,6 +1131,95 @@ func (x *CreateWorkspaceResponse) GetWorkspace() *Workspace {
 	return nil
 }
 
+type GetWorkspaceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// workspaces/{id} or {id}
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetWorkspaceRequest) Reset() {
+	*x = GetWorkspaceRequest{}
+	mi := &file_granary_v1_access_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetWorkspaceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetWorkspaceRequest) ProtoMessage() {}
+
+func (x *GetWorkspaceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_access_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetWorkspaceRequest.ProtoReflect.Descriptor instead.
+func (*GetWorkspaceRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_access_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GetWorkspaceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type GetWorkspaceResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Workspace     *Workspace             `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetWorkspaceResponse) Reset() {
+	*x = GetWorkspaceResponse{}
+	mi := &file_granary_v1_access_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetWorkspaceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetWorkspaceResponse) ProtoMessage() {}
+
+func (x *GetWorkspaceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_access_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetWorkspaceResponse.ProtoReflect.Descriptor instead.
+func (*GetWorkspaceResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_access_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetWorkspaceResponse) GetWorkspace() *Workspace {
+	if x != nil {
+		return x.Workspace
+	}
+	return nil
+}
+
 type ListWorkspacesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Most entries of a page; 0 means 50.
@@ -1142,7 +1231,7 @@ type ListWorkspacesRequest struct {
 
 func (x *ListWorkspacesRequest) Reset() {
 	*x = ListWorkspacesRequest{}
-	mi := &file_granary_v1_access_proto_msgTypes[20]
+	mi := &file_granary_v1_access_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1243,7 @@ func (x *ListWorkspacesRequest) String() string {
 func (*ListWorkspacesRequest) ProtoMessage() {}
 
 func (x *ListWorkspacesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_access_proto_msgTypes[20]
+	mi := &file_granary_v1_access_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1256,7 @@ func (x *ListWorkspacesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkspacesRequest.ProtoReflect.Descriptor instead.
 func (*ListWorkspacesRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_access_proto_rawDescGZIP(), []int{20}
+	return file_granary_v1_access_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListWorkspacesRequest) GetPageSize() int32 {
@@ -1195,7 +1284,7 @@ type ListWorkspacesResponse struct {
 
 func (x *ListWorkspacesResponse) Reset() {
 	*x = ListWorkspacesResponse{}
-	mi := &file_granary_v1_access_proto_msgTypes[21]
+	mi := &file_granary_v1_access_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1296,7 @@ func (x *ListWorkspacesResponse) String() string {
 func (*ListWorkspacesResponse) ProtoMessage() {}
 
 func (x *ListWorkspacesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_access_proto_msgTypes[21]
+	mi := &file_granary_v1_access_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1309,7 @@ func (x *ListWorkspacesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWorkspacesResponse.ProtoReflect.Descriptor instead.
 func (*ListWorkspacesResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_access_proto_rawDescGZIP(), []int{21}
+	return file_granary_v1_access_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListWorkspacesResponse) GetWorkspaces() []*Workspace {
@@ -1246,7 +1335,7 @@ type UpdateWorkspaceRequest struct {
 
 func (x *UpdateWorkspaceRequest) Reset() {
 	*x = UpdateWorkspaceRequest{}
-	mi := &file_granary_v1_access_proto_msgTypes[22]
+	mi := &file_granary_v1_access_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1258,7 +1347,7 @@ func (x *UpdateWorkspaceRequest) String() string {
 func (*UpdateWorkspaceRequest) ProtoMessage() {}
 
 func (x *UpdateWorkspaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_access_proto_msgTypes[22]
+	mi := &file_granary_v1_access_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1271,7 +1360,7 @@ func (x *UpdateWorkspaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateWorkspaceRequest.ProtoReflect.Descriptor instead.
 func (*UpdateWorkspaceRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_access_proto_rawDescGZIP(), []int{22}
+	return file_granary_v1_access_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UpdateWorkspaceRequest) GetWorkspace() *Workspace {
@@ -1290,7 +1379,7 @@ type UpdateWorkspaceResponse struct {
 
 func (x *UpdateWorkspaceResponse) Reset() {
 	*x = UpdateWorkspaceResponse{}
-	mi := &file_granary_v1_access_proto_msgTypes[23]
+	mi := &file_granary_v1_access_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1391,7 @@ func (x *UpdateWorkspaceResponse) String() string {
 func (*UpdateWorkspaceResponse) ProtoMessage() {}
 
 func (x *UpdateWorkspaceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_access_proto_msgTypes[23]
+	mi := &file_granary_v1_access_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1404,7 @@ func (x *UpdateWorkspaceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateWorkspaceResponse.ProtoReflect.Descriptor instead.
 func (*UpdateWorkspaceResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_access_proto_rawDescGZIP(), []int{23}
+	return file_granary_v1_access_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *UpdateWorkspaceResponse) GetWorkspace() *Workspace {
@@ -1335,7 +1424,7 @@ type DeleteWorkspaceRequest struct {
 
 func (x *DeleteWorkspaceRequest) Reset() {
 	*x = DeleteWorkspaceRequest{}
-	mi := &file_granary_v1_access_proto_msgTypes[24]
+	mi := &file_granary_v1_access_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1347,7 +1436,7 @@ func (x *DeleteWorkspaceRequest) String() string {
 func (*DeleteWorkspaceRequest) ProtoMessage() {}
 
 func (x *DeleteWorkspaceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_access_proto_msgTypes[24]
+	mi := &file_granary_v1_access_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1360,7 +1449,7 @@ func (x *DeleteWorkspaceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteWorkspaceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteWorkspaceRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_access_proto_rawDescGZIP(), []int{24}
+	return file_granary_v1_access_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeleteWorkspaceRequest) GetName() string {
@@ -1453,6 +1542,10 @@ const file_granary_v1_access_proto_rawDesc = "" +
 	"\fworkspace_id\x18\x01 \x01(\tB'\xbaH$r\"\x10\x01\x18?2\x1c^[a-z]([a-z0-9-]*[a-z0-9])?$R\vworkspaceId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\"N\n" +
 	"\x17CreateWorkspaceResponse\x123\n" +
+	"\tworkspace\x18\x01 \x01(\v2\x15.granary.v1.WorkspaceR\tworkspace\"`\n" +
+	"\x13GetWorkspaceRequest\x12I\n" +
+	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18J2*^(workspaces/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name\"K\n" +
+	"\x14GetWorkspaceResponse\x123\n" +
 	"\tworkspace\x18\x01 \x01(\v2\x15.granary.v1.WorkspaceR\tworkspace\"i\n" +
 	"\x15ListWorkspacesRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
@@ -1469,7 +1562,7 @@ const file_granary_v1_access_proto_rawDesc = "" +
 	"\x17UpdateWorkspaceResponse\x123\n" +
 	"\tworkspace\x18\x01 \x01(\v2\x15.granary.v1.WorkspaceR\tworkspace\"c\n" +
 	"\x16DeleteWorkspaceRequest\x12I\n" +
-	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18J2*^(workspaces/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name2\x87\t\n" +
+	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18J2*^(workspaces/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name2\xe7\t\n" +
 	"\rAccessService\x12L\n" +
 	"\x06WhoAmI\x12\x19.granary.v1.WhoAmIRequest\x1a\x1a.granary.v1.WhoAmIResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12[\n" +
 	"\fCreateApiKey\x12\x1f.granary.v1.CreateApiKeyRequest\x1a .granary.v1.CreateApiKeyResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x02\x12U\n" +
@@ -1479,8 +1572,9 @@ const file_granary_v1_access_proto_rawDesc = "" +
 	"\x0eSetRoleBinding\x12!.granary.v1.SetRoleBindingRequest\x1a\".granary.v1.SetRoleBindingResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x03\x90\x02\x02\x12^\n" +
 	"\x11RemoveRoleBinding\x12$.granary.v1.RemoveRoleBindingRequest\x1a\x16.google.protobuf.Empty\"\v\xda\xd4\x18\x04\b\x03\x10\x03\x90\x02\x02\x12j\n" +
 	"\x10ListRoleBindings\x12#.granary.v1.ListRoleBindingsRequest\x1a$.granary.v1.ListRoleBindingsResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x01\x12d\n" +
-	"\x0fCreateWorkspace\x12\".granary.v1.CreateWorkspaceRequest\x1a#.granary.v1.CreateWorkspaceResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x02\x12d\n" +
-	"\x0eListWorkspaces\x12!.granary.v1.ListWorkspacesRequest\x1a\".granary.v1.ListWorkspacesResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x02\x90\x02\x01\x12g\n" +
+	"\x0fCreateWorkspace\x12\".granary.v1.CreateWorkspaceRequest\x1a#.granary.v1.CreateWorkspaceResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x02\x12^\n" +
+	"\fGetWorkspace\x12\x1f.granary.v1.GetWorkspaceRequest\x1a .granary.v1.GetWorkspaceResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12d\n" +
+	"\x0eListWorkspaces\x12!.granary.v1.ListWorkspacesRequest\x1a\".granary.v1.ListWorkspacesResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12g\n" +
 	"\x0fUpdateWorkspace\x12\".granary.v1.UpdateWorkspaceRequest\x1a#.granary.v1.UpdateWorkspaceResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x02\x12Z\n" +
 	"\x0fDeleteWorkspace\x12\".granary.v1.DeleteWorkspaceRequest\x1a\x16.google.protobuf.Empty\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
@@ -1496,7 +1590,7 @@ func file_granary_v1_access_proto_rawDescGZIP() []byte {
 	return file_granary_v1_access_proto_rawDescData
 }
 
-var file_granary_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_granary_v1_access_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_granary_v1_access_proto_goTypes = []any{
 	(*AccessGrant)(nil),              // 0: granary.v1.AccessGrant
 	(*WhoAmIRequest)(nil),            // 1: granary.v1.WhoAmIRequest
@@ -1518,23 +1612,25 @@ var file_granary_v1_access_proto_goTypes = []any{
 	(*Workspace)(nil),                // 17: granary.v1.Workspace
 	(*CreateWorkspaceRequest)(nil),   // 18: granary.v1.CreateWorkspaceRequest
 	(*CreateWorkspaceResponse)(nil),  // 19: granary.v1.CreateWorkspaceResponse
-	(*ListWorkspacesRequest)(nil),    // 20: granary.v1.ListWorkspacesRequest
-	(*ListWorkspacesResponse)(nil),   // 21: granary.v1.ListWorkspacesResponse
-	(*UpdateWorkspaceRequest)(nil),   // 22: granary.v1.UpdateWorkspaceRequest
-	(*UpdateWorkspaceResponse)(nil),  // 23: granary.v1.UpdateWorkspaceResponse
-	(*DeleteWorkspaceRequest)(nil),   // 24: granary.v1.DeleteWorkspaceRequest
-	(*timestamppb.Timestamp)(nil),    // 25: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),            // 26: google.protobuf.Empty
+	(*GetWorkspaceRequest)(nil),      // 20: granary.v1.GetWorkspaceRequest
+	(*GetWorkspaceResponse)(nil),     // 21: granary.v1.GetWorkspaceResponse
+	(*ListWorkspacesRequest)(nil),    // 22: granary.v1.ListWorkspacesRequest
+	(*ListWorkspacesResponse)(nil),   // 23: granary.v1.ListWorkspacesResponse
+	(*UpdateWorkspaceRequest)(nil),   // 24: granary.v1.UpdateWorkspaceRequest
+	(*UpdateWorkspaceResponse)(nil),  // 25: granary.v1.UpdateWorkspaceResponse
+	(*DeleteWorkspaceRequest)(nil),   // 26: granary.v1.DeleteWorkspaceRequest
+	(*timestamppb.Timestamp)(nil),    // 27: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),            // 28: google.protobuf.Empty
 }
 var file_granary_v1_access_proto_depIdxs = []int32{
 	0,  // 0: granary.v1.WhoAmIResponse.grants:type_name -> granary.v1.AccessGrant
-	25, // 1: granary.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 1: granary.v1.WhoAmIResponse.expire_time:type_name -> google.protobuf.Timestamp
 	0,  // 2: granary.v1.ApiKey.grants:type_name -> granary.v1.AccessGrant
-	25, // 3: granary.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
-	25, // 4: granary.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
-	25, // 5: granary.v1.ApiKey.last_used_time:type_name -> google.protobuf.Timestamp
+	27, // 3: granary.v1.ApiKey.create_time:type_name -> google.protobuf.Timestamp
+	27, // 4: granary.v1.ApiKey.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 5: granary.v1.ApiKey.last_used_time:type_name -> google.protobuf.Timestamp
 	0,  // 6: granary.v1.CreateApiKeyRequest.grants:type_name -> granary.v1.AccessGrant
-	25, // 7: granary.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 7: granary.v1.CreateApiKeyRequest.expire_time:type_name -> google.protobuf.Timestamp
 	3,  // 8: granary.v1.CreateApiKeyResponse.api_key:type_name -> granary.v1.ApiKey
 	3,  // 9: granary.v1.GetApiKeyResponse.api_key:type_name -> granary.v1.ApiKey
 	3,  // 10: granary.v1.ListApiKeysResponse.api_keys:type_name -> granary.v1.ApiKey
@@ -1542,40 +1638,43 @@ var file_granary_v1_access_proto_depIdxs = []int32{
 	11, // 12: granary.v1.SetRoleBindingRequest.binding:type_name -> granary.v1.RoleBinding
 	11, // 13: granary.v1.SetRoleBindingResponse.binding:type_name -> granary.v1.RoleBinding
 	11, // 14: granary.v1.ListRoleBindingsResponse.bindings:type_name -> granary.v1.RoleBinding
-	25, // 15: granary.v1.Workspace.create_time:type_name -> google.protobuf.Timestamp
+	27, // 15: granary.v1.Workspace.create_time:type_name -> google.protobuf.Timestamp
 	17, // 16: granary.v1.CreateWorkspaceResponse.workspace:type_name -> granary.v1.Workspace
-	17, // 17: granary.v1.ListWorkspacesResponse.workspaces:type_name -> granary.v1.Workspace
-	17, // 18: granary.v1.UpdateWorkspaceRequest.workspace:type_name -> granary.v1.Workspace
-	17, // 19: granary.v1.UpdateWorkspaceResponse.workspace:type_name -> granary.v1.Workspace
-	1,  // 20: granary.v1.AccessService.WhoAmI:input_type -> granary.v1.WhoAmIRequest
-	4,  // 21: granary.v1.AccessService.CreateApiKey:input_type -> granary.v1.CreateApiKeyRequest
-	6,  // 22: granary.v1.AccessService.GetApiKey:input_type -> granary.v1.GetApiKeyRequest
-	8,  // 23: granary.v1.AccessService.ListApiKeys:input_type -> granary.v1.ListApiKeysRequest
-	10, // 24: granary.v1.AccessService.RevokeApiKey:input_type -> granary.v1.RevokeApiKeyRequest
-	12, // 25: granary.v1.AccessService.SetRoleBinding:input_type -> granary.v1.SetRoleBindingRequest
-	14, // 26: granary.v1.AccessService.RemoveRoleBinding:input_type -> granary.v1.RemoveRoleBindingRequest
-	15, // 27: granary.v1.AccessService.ListRoleBindings:input_type -> granary.v1.ListRoleBindingsRequest
-	18, // 28: granary.v1.AccessService.CreateWorkspace:input_type -> granary.v1.CreateWorkspaceRequest
-	20, // 29: granary.v1.AccessService.ListWorkspaces:input_type -> granary.v1.ListWorkspacesRequest
-	22, // 30: granary.v1.AccessService.UpdateWorkspace:input_type -> granary.v1.UpdateWorkspaceRequest
-	24, // 31: granary.v1.AccessService.DeleteWorkspace:input_type -> granary.v1.DeleteWorkspaceRequest
-	2,  // 32: granary.v1.AccessService.WhoAmI:output_type -> granary.v1.WhoAmIResponse
-	5,  // 33: granary.v1.AccessService.CreateApiKey:output_type -> granary.v1.CreateApiKeyResponse
-	7,  // 34: granary.v1.AccessService.GetApiKey:output_type -> granary.v1.GetApiKeyResponse
-	9,  // 35: granary.v1.AccessService.ListApiKeys:output_type -> granary.v1.ListApiKeysResponse
-	26, // 36: granary.v1.AccessService.RevokeApiKey:output_type -> google.protobuf.Empty
-	13, // 37: granary.v1.AccessService.SetRoleBinding:output_type -> granary.v1.SetRoleBindingResponse
-	26, // 38: granary.v1.AccessService.RemoveRoleBinding:output_type -> google.protobuf.Empty
-	16, // 39: granary.v1.AccessService.ListRoleBindings:output_type -> granary.v1.ListRoleBindingsResponse
-	19, // 40: granary.v1.AccessService.CreateWorkspace:output_type -> granary.v1.CreateWorkspaceResponse
-	21, // 41: granary.v1.AccessService.ListWorkspaces:output_type -> granary.v1.ListWorkspacesResponse
-	23, // 42: granary.v1.AccessService.UpdateWorkspace:output_type -> granary.v1.UpdateWorkspaceResponse
-	26, // 43: granary.v1.AccessService.DeleteWorkspace:output_type -> google.protobuf.Empty
-	32, // [32:44] is the sub-list for method output_type
-	20, // [20:32] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	17, // 17: granary.v1.GetWorkspaceResponse.workspace:type_name -> granary.v1.Workspace
+	17, // 18: granary.v1.ListWorkspacesResponse.workspaces:type_name -> granary.v1.Workspace
+	17, // 19: granary.v1.UpdateWorkspaceRequest.workspace:type_name -> granary.v1.Workspace
+	17, // 20: granary.v1.UpdateWorkspaceResponse.workspace:type_name -> granary.v1.Workspace
+	1,  // 21: granary.v1.AccessService.WhoAmI:input_type -> granary.v1.WhoAmIRequest
+	4,  // 22: granary.v1.AccessService.CreateApiKey:input_type -> granary.v1.CreateApiKeyRequest
+	6,  // 23: granary.v1.AccessService.GetApiKey:input_type -> granary.v1.GetApiKeyRequest
+	8,  // 24: granary.v1.AccessService.ListApiKeys:input_type -> granary.v1.ListApiKeysRequest
+	10, // 25: granary.v1.AccessService.RevokeApiKey:input_type -> granary.v1.RevokeApiKeyRequest
+	12, // 26: granary.v1.AccessService.SetRoleBinding:input_type -> granary.v1.SetRoleBindingRequest
+	14, // 27: granary.v1.AccessService.RemoveRoleBinding:input_type -> granary.v1.RemoveRoleBindingRequest
+	15, // 28: granary.v1.AccessService.ListRoleBindings:input_type -> granary.v1.ListRoleBindingsRequest
+	18, // 29: granary.v1.AccessService.CreateWorkspace:input_type -> granary.v1.CreateWorkspaceRequest
+	20, // 30: granary.v1.AccessService.GetWorkspace:input_type -> granary.v1.GetWorkspaceRequest
+	22, // 31: granary.v1.AccessService.ListWorkspaces:input_type -> granary.v1.ListWorkspacesRequest
+	24, // 32: granary.v1.AccessService.UpdateWorkspace:input_type -> granary.v1.UpdateWorkspaceRequest
+	26, // 33: granary.v1.AccessService.DeleteWorkspace:input_type -> granary.v1.DeleteWorkspaceRequest
+	2,  // 34: granary.v1.AccessService.WhoAmI:output_type -> granary.v1.WhoAmIResponse
+	5,  // 35: granary.v1.AccessService.CreateApiKey:output_type -> granary.v1.CreateApiKeyResponse
+	7,  // 36: granary.v1.AccessService.GetApiKey:output_type -> granary.v1.GetApiKeyResponse
+	9,  // 37: granary.v1.AccessService.ListApiKeys:output_type -> granary.v1.ListApiKeysResponse
+	28, // 38: granary.v1.AccessService.RevokeApiKey:output_type -> google.protobuf.Empty
+	13, // 39: granary.v1.AccessService.SetRoleBinding:output_type -> granary.v1.SetRoleBindingResponse
+	28, // 40: granary.v1.AccessService.RemoveRoleBinding:output_type -> google.protobuf.Empty
+	16, // 41: granary.v1.AccessService.ListRoleBindings:output_type -> granary.v1.ListRoleBindingsResponse
+	19, // 42: granary.v1.AccessService.CreateWorkspace:output_type -> granary.v1.CreateWorkspaceResponse
+	21, // 43: granary.v1.AccessService.GetWorkspace:output_type -> granary.v1.GetWorkspaceResponse
+	23, // 44: granary.v1.AccessService.ListWorkspaces:output_type -> granary.v1.ListWorkspacesResponse
+	25, // 45: granary.v1.AccessService.UpdateWorkspace:output_type -> granary.v1.UpdateWorkspaceResponse
+	28, // 46: granary.v1.AccessService.DeleteWorkspace:output_type -> google.protobuf.Empty
+	34, // [34:47] is the sub-list for method output_type
+	21, // [21:34] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_access_proto_init() }
@@ -1590,7 +1689,7 @@ func file_granary_v1_access_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_access_proto_rawDesc), len(file_granary_v1_access_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -3139,6 +3139,7 @@ type TenantCall struct {
 	//	*TenantCall_DeleteTenant
 	//	*TenantCall_UndeleteTenant
 	//	*TenantCall_DescribeTenant
+	//	*TenantCall_GetWorkspace
 	//	*TenantCall_LeaseTokens
 	//	*TenantCall_GetUsage
 	//	*TenantCall_LeaseStorage
@@ -3437,6 +3438,15 @@ func (x *TenantCall) GetDescribeTenant() *v1.DescribeTenantRequest {
 	return nil
 }
 
+func (x *TenantCall) GetGetWorkspace() *v1.GetWorkspaceRequest {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_GetWorkspace); ok {
+			return x.GetWorkspace
+		}
+	}
+	return nil
+}
+
 func (x *TenantCall) GetLeaseTokens() *LeaseTokens {
 	if x != nil {
 		if x, ok := x.Operation.(*TenantCall_LeaseTokens); ok {
@@ -3604,6 +3614,10 @@ type TenantCall_DescribeTenant struct {
 	DescribeTenant *v1.DescribeTenantRequest `protobuf:"bytes,28,opt,name=describe_tenant,json=describeTenant,proto3,oneof"`
 }
 
+type TenantCall_GetWorkspace struct {
+	GetWorkspace *v1.GetWorkspaceRequest `protobuf:"bytes,29,opt,name=get_workspace,json=getWorkspace,proto3,oneof"`
+}
+
 type TenantCall_LeaseTokens struct {
 	LeaseTokens *LeaseTokens `protobuf:"bytes,30,opt,name=lease_tokens,json=leaseTokens,proto3,oneof"`
 }
@@ -3682,6 +3696,8 @@ func (*TenantCall_DeleteTenant) isTenantCall_Operation() {}
 func (*TenantCall_UndeleteTenant) isTenantCall_Operation() {}
 
 func (*TenantCall_DescribeTenant) isTenantCall_Operation() {}
+
+func (*TenantCall_GetWorkspace) isTenantCall_Operation() {}
 
 func (*TenantCall_LeaseTokens) isTenantCall_Operation() {}
 
@@ -4605,7 +4621,7 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\tremaining\x18\a \x01(\x03R\tremaining\x12\x18\n" +
 	"\acharged\x18\b \x01(\x03R\acharged\x12:\n" +
 	"\vretry_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\x9c\x12\n" +
+	"retryAfter\"\xe4\x12\n" +
 	"\n" +
 	"TenantCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x120\n" +
@@ -4643,7 +4659,8 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\rresume_tenant\x18\x19 \x01(\v2\x1f.granary.v1.ResumeTenantRequestH\x00R\fresumeTenant\x12F\n" +
 	"\rdelete_tenant\x18\x1a \x01(\v2\x1f.granary.v1.DeleteTenantRequestH\x00R\fdeleteTenant\x12L\n" +
 	"\x0fundelete_tenant\x18\x1b \x01(\v2!.granary.v1.UndeleteTenantRequestH\x00R\x0eundeleteTenant\x12L\n" +
-	"\x0fdescribe_tenant\x18\x1c \x01(\v2!.granary.v1.DescribeTenantRequestH\x00R\x0edescribeTenant\x12A\n" +
+	"\x0fdescribe_tenant\x18\x1c \x01(\v2!.granary.v1.DescribeTenantRequestH\x00R\x0edescribeTenant\x12F\n" +
+	"\rget_workspace\x18\x1d \x01(\v2\x1f.granary.v1.GetWorkspaceRequestH\x00R\fgetWorkspace\x12A\n" +
 	"\flease_tokens\x18\x1e \x01(\v2\x1c.granary.node.v1.LeaseTokensH\x00R\vleaseTokens\x12:\n" +
 	"\tget_usage\x18\x1f \x01(\v2\x1b.granary.v1.GetUsageRequestH\x00R\bgetUsage\x12D\n" +
 	"\rlease_storage\x18# \x01(\v2\x1d.granary.node.v1.LeaseStorageH\x00R\fleaseStorage\x12A\n" +
@@ -4807,16 +4824,17 @@ var file_granary_node_v1_node_proto_goTypes = []any{
 	(*v1.DeleteTenantRequest)(nil),        // 89: granary.v1.DeleteTenantRequest
 	(*v1.UndeleteTenantRequest)(nil),      // 90: granary.v1.UndeleteTenantRequest
 	(*v1.DescribeTenantRequest)(nil),      // 91: granary.v1.DescribeTenantRequest
-	(*v1.GetUsageRequest)(nil),            // 92: granary.v1.GetUsageRequest
-	(*v1.RecountUsageRequest)(nil),        // 93: granary.v1.RecountUsageRequest
-	(*v1.Tenant)(nil),                     // 94: granary.v1.Tenant
-	(*v1.ListKnowledgeBasesResponse)(nil), // 95: granary.v1.ListKnowledgeBasesResponse
-	(*v1.ApiKey)(nil),                     // 96: granary.v1.ApiKey
-	(*v1.ListApiKeysResponse)(nil),        // 97: granary.v1.ListApiKeysResponse
-	(*v1.ListRoleBindingsResponse)(nil),   // 98: granary.v1.ListRoleBindingsResponse
-	(*v1.ListWorkspacesResponse)(nil),     // 99: granary.v1.ListWorkspacesResponse
-	(*v1.Usage)(nil),                      // 100: granary.v1.Usage
-	(*v1.RecountUsageResponse)(nil),       // 101: granary.v1.RecountUsageResponse
+	(*v1.GetWorkspaceRequest)(nil),        // 92: granary.v1.GetWorkspaceRequest
+	(*v1.GetUsageRequest)(nil),            // 93: granary.v1.GetUsageRequest
+	(*v1.RecountUsageRequest)(nil),        // 94: granary.v1.RecountUsageRequest
+	(*v1.Tenant)(nil),                     // 95: granary.v1.Tenant
+	(*v1.ListKnowledgeBasesResponse)(nil), // 96: granary.v1.ListKnowledgeBasesResponse
+	(*v1.ApiKey)(nil),                     // 97: granary.v1.ApiKey
+	(*v1.ListApiKeysResponse)(nil),        // 98: granary.v1.ListApiKeysResponse
+	(*v1.ListRoleBindingsResponse)(nil),   // 99: granary.v1.ListRoleBindingsResponse
+	(*v1.ListWorkspacesResponse)(nil),     // 100: granary.v1.ListWorkspacesResponse
+	(*v1.Usage)(nil),                      // 101: granary.v1.Usage
+	(*v1.RecountUsageResponse)(nil),       // 102: granary.v1.RecountUsageResponse
 }
 var file_granary_node_v1_node_proto_depIdxs = []int32{
 	45,  // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
@@ -4915,35 +4933,36 @@ var file_granary_node_v1_node_proto_depIdxs = []int32{
 	89,  // 93: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
 	90,  // 94: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
 	91,  // 95: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
-	35,  // 96: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
-	92,  // 97: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
-	38,  // 98: granary.node.v1.TenantCall.lease_storage:type_name -> granary.node.v1.LeaseStorage
-	41,  // 99: granary.node.v1.TenantCall.lease_places:type_name -> granary.node.v1.LeasePlaces
-	93,  // 100: granary.node.v1.TenantCall.recount_usage:type_name -> granary.v1.RecountUsageRequest
-	40,  // 101: granary.node.v1.TenantCall.check_storage:type_name -> granary.node.v1.CheckStorage
-	2,   // 102: granary.node.v1.StorageGrant.refusal:type_name -> granary.node.v1.Error
-	45,  // 103: granary.node.v1.PlaceLease.ttl:type_name -> google.protobuf.Duration
-	2,   // 104: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
-	94,  // 105: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
-	25,  // 106: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
-	95,  // 107: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
-	18,  // 108: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
-	27,  // 109: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
-	96,  // 110: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
-	97,  // 111: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
-	98,  // 112: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
-	83,  // 113: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
-	99,  // 114: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
-	36,  // 115: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
-	100, // 116: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
-	39,  // 117: granary.node.v1.TenantReply.storage_grant:type_name -> granary.node.v1.StorageGrant
-	42,  // 118: granary.node.v1.TenantReply.place_lease:type_name -> granary.node.v1.PlaceLease
-	101, // 119: granary.node.v1.TenantReply.recount:type_name -> granary.v1.RecountUsageResponse
-	120, // [120:120] is the sub-list for method output_type
-	120, // [120:120] is the sub-list for method input_type
-	120, // [120:120] is the sub-list for extension type_name
-	120, // [120:120] is the sub-list for extension extendee
-	0,   // [0:120] is the sub-list for field type_name
+	92,  // 96: granary.node.v1.TenantCall.get_workspace:type_name -> granary.v1.GetWorkspaceRequest
+	35,  // 97: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
+	93,  // 98: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
+	38,  // 99: granary.node.v1.TenantCall.lease_storage:type_name -> granary.node.v1.LeaseStorage
+	41,  // 100: granary.node.v1.TenantCall.lease_places:type_name -> granary.node.v1.LeasePlaces
+	94,  // 101: granary.node.v1.TenantCall.recount_usage:type_name -> granary.v1.RecountUsageRequest
+	40,  // 102: granary.node.v1.TenantCall.check_storage:type_name -> granary.node.v1.CheckStorage
+	2,   // 103: granary.node.v1.StorageGrant.refusal:type_name -> granary.node.v1.Error
+	45,  // 104: granary.node.v1.PlaceLease.ttl:type_name -> google.protobuf.Duration
+	2,   // 105: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
+	95,  // 106: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
+	25,  // 107: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
+	96,  // 108: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
+	18,  // 109: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
+	27,  // 110: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
+	97,  // 111: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
+	98,  // 112: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
+	99,  // 113: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
+	83,  // 114: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
+	100, // 115: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
+	36,  // 116: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
+	101, // 117: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
+	39,  // 118: granary.node.v1.TenantReply.storage_grant:type_name -> granary.node.v1.StorageGrant
+	42,  // 119: granary.node.v1.TenantReply.place_lease:type_name -> granary.node.v1.PlaceLease
+	102, // 120: granary.node.v1.TenantReply.recount:type_name -> granary.v1.RecountUsageResponse
+	121, // [121:121] is the sub-list for method output_type
+	121, // [121:121] is the sub-list for method input_type
+	121, // [121:121] is the sub-list for extension type_name
+	121, // [121:121] is the sub-list for extension extendee
+	0,   // [0:121] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_node_proto_init() }
@@ -5020,6 +5039,7 @@ func file_granary_node_v1_node_proto_init() {
 		(*TenantCall_DeleteTenant)(nil),
 		(*TenantCall_UndeleteTenant)(nil),
 		(*TenantCall_DescribeTenant)(nil),
+		(*TenantCall_GetWorkspace)(nil),
 		(*TenantCall_LeaseTokens)(nil),
 		(*TenantCall_GetUsage)(nil),
 		(*TenantCall_LeaseStorage)(nil),

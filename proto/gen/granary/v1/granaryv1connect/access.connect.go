@@ -47,6 +47,8 @@ const (
 	// AccessServiceCreateWorkspaceProcedure is the procedure name of the AccessService's
 	// CreateWorkspace RPC.
 	AccessServiceCreateWorkspaceProcedure = "/granary.v1.AccessService/CreateWorkspace"
+	// AccessServiceGetWorkspaceProcedure is the procedure name of the AccessService's GetWorkspace RPC.
+	AccessServiceGetWorkspaceProcedure = "/granary.v1.AccessService/GetWorkspace"
 	// AccessServiceListWorkspacesProcedure is the procedure name of the AccessService's ListWorkspaces
 	// RPC.
 	AccessServiceListWorkspacesProcedure = "/granary.v1.AccessService/ListWorkspaces"
@@ -129,6 +131,14 @@ var (
 			Procedure:  AccessServiceCreateWorkspaceProcedure,
 		}
 	})
+	accessServiceGetWorkspaceSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_granary_v1_access_proto.Services().ByName("AccessService").Methods().ByName("GetWorkspace"),
+			Procedure:        AccessServiceGetWorkspaceProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
 	accessServiceListWorkspacesSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType:       connect.StreamTypeUnary,
@@ -177,7 +187,9 @@ type AccessServiceClient interface {
 	ListRoleBindings(context.Context, *v1.ListRoleBindingsRequest) (*v1.ListRoleBindingsResponse, error)
 	// Errors: ALREADY_EXISTS (WORKSPACE_EXISTS).
 	CreateWorkspace(context.Context, *v1.CreateWorkspaceRequest) (*v1.CreateWorkspaceResponse, error)
-	// Lists workspaces by id; "default" is always there.
+	// Errors: NOT_FOUND (WORKSPACE_NOT_FOUND), also for one the caller has no role in.
+	GetWorkspace(context.Context, *v1.GetWorkspaceRequest) (*v1.GetWorkspaceResponse, error)
+	// Lists workspaces the caller has a role in, by id; "default" is always there.
 	ListWorkspaces(context.Context, *v1.ListWorkspacesRequest) (*v1.ListWorkspacesResponse, error)
 	// Changes the display name. Errors: NOT_FOUND (WORKSPACE_NOT_FOUND).
 	UpdateWorkspace(context.Context, *v1.UpdateWorkspaceRequest) (*v1.UpdateWorkspaceResponse, error)
@@ -214,7 +226,9 @@ type AccessServiceHandler interface {
 	ListRoleBindings(context.Context, *v1.ListRoleBindingsRequest) (*v1.ListRoleBindingsResponse, error)
 	// Errors: ALREADY_EXISTS (WORKSPACE_EXISTS).
 	CreateWorkspace(context.Context, *v1.CreateWorkspaceRequest) (*v1.CreateWorkspaceResponse, error)
-	// Lists workspaces by id; "default" is always there.
+	// Errors: NOT_FOUND (WORKSPACE_NOT_FOUND), also for one the caller has no role in.
+	GetWorkspace(context.Context, *v1.GetWorkspaceRequest) (*v1.GetWorkspaceResponse, error)
+	// Lists workspaces the caller has a role in, by id; "default" is always there.
 	ListWorkspaces(context.Context, *v1.ListWorkspacesRequest) (*v1.ListWorkspacesResponse, error)
 	// Changes the display name. Errors: NOT_FOUND (WORKSPACE_NOT_FOUND).
 	UpdateWorkspace(context.Context, *v1.UpdateWorkspaceRequest) (*v1.UpdateWorkspaceResponse, error)
@@ -237,6 +251,7 @@ func RegisterAccessServiceHandler(server *connect.Server, svc AccessServiceHandl
 		connect.Method{Spec: accessServiceRemoveRoleBindingSpec(), Handler: adapter.removeRoleBinding},
 		connect.Method{Spec: accessServiceListRoleBindingsSpec(), Handler: adapter.listRoleBindings},
 		connect.Method{Spec: accessServiceCreateWorkspaceSpec(), Handler: adapter.createWorkspace},
+		connect.Method{Spec: accessServiceGetWorkspaceSpec(), Handler: adapter.getWorkspace},
 		connect.Method{Spec: accessServiceListWorkspacesSpec(), Handler: adapter.listWorkspaces},
 		connect.Method{Spec: accessServiceUpdateWorkspaceSpec(), Handler: adapter.updateWorkspace},
 		connect.Method{Spec: accessServiceDeleteWorkspaceSpec(), Handler: adapter.deleteWorkspace},
@@ -280,6 +295,10 @@ func (UnimplementedAccessServiceHandler) ListRoleBindings(context.Context, *v1.L
 
 func (UnimplementedAccessServiceHandler) CreateWorkspace(context.Context, *v1.CreateWorkspaceRequest) (*v1.CreateWorkspaceResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.AccessService.CreateWorkspace is not implemented")
+}
+
+func (UnimplementedAccessServiceHandler) GetWorkspace(context.Context, *v1.GetWorkspaceRequest) (*v1.GetWorkspaceResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.AccessService.GetWorkspace is not implemented")
 }
 
 func (UnimplementedAccessServiceHandler) ListWorkspaces(context.Context, *v1.ListWorkspacesRequest) (*v1.ListWorkspacesResponse, error) {
@@ -365,6 +384,14 @@ func (c *accessServiceClient) ListRoleBindings(ctx context.Context, req *v1.List
 func (c *accessServiceClient) CreateWorkspace(ctx context.Context, req *v1.CreateWorkspaceRequest) (*v1.CreateWorkspaceResponse, error) {
 	var res v1.CreateWorkspaceResponse
 	if err := c.client.CallUnary(ctx, accessServiceCreateWorkspaceSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *accessServiceClient) GetWorkspace(ctx context.Context, req *v1.GetWorkspaceRequest) (*v1.GetWorkspaceResponse, error) {
+	var res v1.GetWorkspaceResponse
+	if err := c.client.CallUnary(ctx, accessServiceGetWorkspaceSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -498,6 +525,18 @@ func (h accessServiceHandler) createWorkspace(ctx context.Context, _ connect.Spe
 		return err
 	}
 	res, err := h.svc.CreateWorkspace(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h accessServiceHandler) getWorkspace(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.GetWorkspaceRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.GetWorkspace(ctx, &req)
 	if err != nil {
 		return err
 	}
