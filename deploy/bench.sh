@@ -2,7 +2,7 @@
 # Runs the benchmarks, each beside its peer or its limit in the same run, and
 # prints one Markdown table. About twenty minutes on two cores that do nothing
 # else; BENCH_LARGE=1 runs the sizes of the goals, which takes more than an hour.
-# BENCH_ONLY="p3 p5" runs some of: p1 p3 p4 p5 p6 p7 p8 store.
+# BENCH_ONLY="p3 p5" runs some of: p1 p2 p3 p4 p5 p6 p7 p8 store.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,7 @@ failed=0
 part() {
 	local name=$1
 	shift
-	case " ${BENCH_ONLY:-p1 p3 p4 p5 p6 p7 p8 store} " in *" $name "*) ;; *) return 0 ;; esac
+	case " ${BENCH_ONLY:-p1 p2 p3 p4 p5 p6 p7 p8 store} " in *" $name "*) ;; *) return 0 ;; esac
 	echo "== $name" >&2
 	"$@" >>"$table" || { echo "bench: $name failed" >&2; failed=1; }
 }
@@ -39,6 +39,7 @@ gobench() {
 "$bench" header >"$table"
 part p1 gobench "one node, 64-byte calls, medians of $p1_time rounds" ./cluster/bench 'AskLocal_P1' "$p1_time"
 part p1 gobench "two nodes over loopback in one process, 64-byte calls, medians of $p1_time rounds" ./cluster/bench 'AskRemote_P1' "$p1_time"
+part p2 gobench "calls with and without their audit on the disk, no network; ratio = audited / bare" ./gateway '^BenchmarkAudited$' "$store_time"
 part p3 "$bench" p3 -docs "$p3_docs" -latency-docs "$p3_latency"
 part p4 gobench "10 best, 384 dimensions or 80 words a chunk" ./actors/search 'P4' "$p4_time"
 part p5 "$bench" p5 -tenants "$p5_tenants"
@@ -50,6 +51,7 @@ part p8 "$bench" p8
 part store gobench "encrypted beside plain, embedded store, in turns; ratio = plain time / sealed time" ./storage/sealed '^BenchmarkSealed(Append|Activate)$' "$store_time"
 part store gobench "encrypted beside plain, embedded store; 2,000 chunks with vectors, blobs of 8 MiB, an index of 16 MiB" ./storage/sealed '^BenchmarkSealed(Chunks|Blobs|Index)$' "$bulk_time"
 part store gobench "SQLite, synchronous=FULL, 300-byte events" ./storage/embedded '^Benchmark(Append|Activate)$' "$store_time"
+part store gobench "SQLite, events in a hash chain beside events without, 16 writers; ratio = chained / bare" ./storage/embedded '^BenchmarkChained$' "$store_time"
 part store gobench "SQLite, 2,000 rows of 1 KB or 384 dimensions an operation" ./storage/embedded '^BenchmarkPut(Chunks|Vectors)$' "$bulk_time"
 
 echo

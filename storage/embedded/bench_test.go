@@ -60,6 +60,7 @@ type appendRun struct {
 	s      *Store
 	fences []journal.Fence
 	heads  []int64
+	links  [][]byte // of the last events, if they are chained
 }
 
 func newAppendRun(b *testing.B, s *Store, writers int) *appendRun {
@@ -80,9 +81,12 @@ func (r *appendRun) run(b *testing.B, n int) time.Duration {
 		wg.Go(func() {
 			for range (n + w) / len(r.fences) {
 				r.heads[w]++
-				err := r.s.Append(context.Background(), f, journal.Batch{Head: r.heads[w] - 1, Events: []journal.Event{{
-					Seq: r.heads[w], Time: start, Type: "document.added", Data: data, Principal: "alice",
-				}}})
+				e := journal.Event{Seq: r.heads[w], Time: start, Type: "document.added", Data: data, Principal: "alice"}
+				if r.links != nil {
+					e.Hash = journal.Link(r.links[w], f.Identity, e)
+					r.links[w] = e.Hash
+				}
+				err := r.s.Append(context.Background(), f, journal.Batch{Head: r.heads[w] - 1, Events: []journal.Event{e}})
 				if err != nil {
 					b.Error(err)
 					return
@@ -196,4 +200,28 @@ func BenchmarkCommitBesideBulk(b *testing.B) {
 	<-ended
 	b.ReportMetric(float64(median(took).Microseconds()), "p50-µs")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
+}
+
+// BenchmarkChained compares appends of chained events, their links computed, with those
+// of events without a link, in turns within one run at 16 writers. The ratio counts.
+func BenchmarkChained(b *testing.B) {
+	s := openAt(b, b.TempDir(), nil)
+	const writers = 16
+	bare := newAppendRun(b, s, writers)
+	chained := &appendRun{s: s, heads: make([]int64, writers), links: make([][]byte, writers)}
+	for w := range writers {
+		f, _, err := s.Acquire(b.Context(), journal.Identity{Kind: "kb", Tenant: "acme", ID: fmt.Sprint("c", w)}, journal.Claim{Node: "n"})
+		check(b, err)
+		chained.fences = append(chained.fences, f)
+	}
+	var took [2][]time.Duration
+	const turns = 6
+	per := max(b.N/turns, 1)
+	b.ResetTimer()
+	for range turns {
+		for i, r := range []*appendRun{chained, bare} {
+			took[i] = append(took[i], r.run(b, per))
+		}
+	}
+	b.ReportMetric(median(took[0]).Seconds()/median(took[1]).Seconds(), "ratio")
 }

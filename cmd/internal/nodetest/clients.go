@@ -27,6 +27,8 @@ type Clients struct {
 	Cluster   granaryv1connect.ClusterServiceClient
 	Keys      granaryv1connect.EncryptionServiceClient
 	Admin     granaryv1connect.TenantAdminServiceClient // of all tenants, for operators
+	Audit     granaryv1connect.AuditServiceClient
+	Audits    granaryv1connect.AuditAdminServiceClient // of all tenants, for operators
 }
 
 // Dial makes clients of a server. watch, if given, is told the path of each request.
@@ -46,6 +48,8 @@ func Dial(t testing.TB, url, token string, watch ...func(path string)) *Clients 
 		Cluster:   granaryv1connect.NewClusterServiceClient(client),
 		Keys:      granaryv1connect.NewEncryptionServiceClient(client),
 		Admin:     granaryv1connect.NewTenantAdminServiceClient(client),
+		Audit:     granaryv1connect.NewAuditServiceClient(client),
+		Audits:    granaryv1connect.NewAuditAdminServiceClient(client),
 	}
 }
 
