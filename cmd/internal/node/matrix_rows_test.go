@@ -51,7 +51,7 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	"GetDocumentText":   one(func(m *matrix) proto.Message { return &granaryv1.GetDocumentTextRequest{Name: m.docName()} }),
 
 	"GetErasureReceipt": one(func(m *matrix) proto.Message {
-		return &granaryv1.GetErasureReceiptRequest{Name: "erasureReceipts/0123456789abcdef0123456789abcdef"}
+		return &granaryv1.GetErasureReceiptRequest{Name: m.receipt}
 	}),
 	"ListErasureReceipts": one(func(m *matrix) proto.Message { return &granaryv1.ListErasureReceiptsRequest{KnowledgeBase: m.name()} }),
 	"GetReceiptKey":       one(func(*matrix) proto.Message { return &granaryv1.GetReceiptKeyRequest{} }),

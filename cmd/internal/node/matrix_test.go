@@ -76,6 +76,7 @@ type matrix struct {
 	key       ed25519.PrivateKey
 	kb, doc   string // acme's
 	apiKey    string // acme's
+	receipt   string // acme's, of something that was erased
 	cells     int
 	before    map[string]answer // of globex and of strangers inside acme, when there was nothing yet
 }
@@ -97,7 +98,8 @@ func newMatrix(t *testing.T) *matrix {
 		t.Fatal(err)
 	}
 	return &matrix{T: t, w: newWire(t, s.URL), authority: authority, key: key.(ed25519.PrivateKey),
-		kb: "plans", doc: "road-map", apiKey: "aaaaaaaaaaaaaaaa", before: map[string]answer{}}
+		kb: "plans", doc: "road-map", apiKey: "aaaaaaaaaaaaaaaa",
+		receipt: "erasureReceipts/0123456789abcdef0123456789abcdef", before: map[string]answer{}}
 }
 
 // token makes a good token of a tenant.
@@ -242,6 +244,26 @@ func (m *matrix) settle() {
 		m.Fatal(err)
 	}
 	m.apiKey = key.GetApiKey().GetName()
+	m.erase(c)
+}
+
+// erase deletes something of acme's, for its receipt.
+func (m *matrix) erase(c *nodetest.Clients) {
+	m.Helper()
+	name := c.Settle(m.T, c.AddText(m.T, m.kb, "old.md", "To be forgotten.").GetName()).GetName()
+	if _, err := c.Documents.DeleteDocument(m.Context(), &granaryv1.DeleteDocumentRequest{Name: name}); err != nil {
+		m.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; {
+		r, err := c.Erasures.ListErasureReceipts(m.Context(), &granaryv1.ListErasureReceiptsRequest{})
+		if err != nil || time.Now().After(deadline) {
+			m.Fatalf("no receipt: %v", err)
+		}
+		if len(r.GetReceipts()) > 0 {
+			m.receipt = r.GetReceipts()[0].GetName()
+			return
+		}
+	}
 }
 
 func TestNobodyGetsAtWhatIsNotTheirsByAnyRPC_B1_I13(t *testing.T) {
