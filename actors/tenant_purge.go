@@ -180,14 +180,14 @@ func (g *tenantGrain) purgePass(ctx context.Context) (left int, err error) {
 			return left, err
 		}
 		for _, o := range page {
-			gone, err := g.purgeKnowledgeBase(ctx, o.Fence.Identity.ID)
+			gone, err := g.purgeKnowledgeBase(ctx, o.Identity.ID)
 			if err != nil {
 				return left, err
 			}
 			if !gone {
 				left++
 			}
-			q.After = o.Fence.Identity
+			q.After = o.Identity
 		}
 		if len(page) < purgePage {
 			return left, nil

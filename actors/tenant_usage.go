@@ -1,6 +1,8 @@
 package actors
 
 import (
+	"slices"
+
 	"context"
 	"sync"
 	"time"
@@ -47,7 +49,7 @@ func (g *tenantGrain) usage(c call, h *nodev1.Header) {
 		}
 		storage.GrantedUnused = max(0, sum-storage.GetUsed())
 		storage.Remaining = max(0, limits.StorageBytes-max(sum, storage.GetUsed()))
-		quotas := append(rates, storage, places)
+		quotas := slices.Concat(rates, []*granaryv1.Quota{storage, places})
 		for _, e := range entries {
 			q := &granaryv1.Quota{Metric: metricDocuments, Limit: limits.DocumentsPerKB, Base: limits.DocumentsPerKB, KnowledgeBase: kbName(e.ID)}
 			if u := uses[e.ID]; u != nil {
