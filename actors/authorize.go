@@ -29,7 +29,11 @@ func (g *kbGrain) authorize(m *nodev1.KnowledgeBaseCall) error {
 		return nil
 	}
 	grants, need, id := grantsOf(h), kb.Role(h.GetRequiredRole()), g.id.ID
-	if create := m.GetCreate(); create != nil {
+	create := m.GetCreate()
+	if create == nil {
+		create = m.GetBeginImport().GetCreate()
+	}
+	if create != nil {
 		if !kb.AllowsKB(grants, need, kb.WorkspaceOr(create.GetWorkspace()), id) {
 			return permissionError(need)
 		}

@@ -38,7 +38,7 @@ func reads(m *nodev1.KnowledgeBaseCall) bool {
 	switch m.GetOperation().(type) {
 	case *nodev1.KnowledgeBaseCall_Get, *nodev1.KnowledgeBaseCall_GetDocument, *nodev1.KnowledgeBaseCall_ListDocuments,
 		*nodev1.KnowledgeBaseCall_ListChunks, *nodev1.KnowledgeBaseCall_GetText, *nodev1.KnowledgeBaseCall_Search,
-		*nodev1.KnowledgeBaseCall_ReadEvents, *nodev1.KnowledgeBaseCall_Erased, *nodev1.KnowledgeBaseCall_GetUse:
+		*nodev1.KnowledgeBaseCall_ReadEvents, *nodev1.KnowledgeBaseCall_ReadExport, *nodev1.KnowledgeBaseCall_Erased, *nodev1.KnowledgeBaseCall_GetUse:
 		return true
 	}
 	return false
@@ -73,6 +73,8 @@ func (g *kbGrain) serve(c call, m *nodev1.KnowledgeBaseCall) {
 		g.withSettings(orReply(c, func() { g.search(c, op.Search, false) }))
 	case *nodev1.KnowledgeBaseCall_ReadEvents:
 		g.readEvents(c, op.ReadEvents)
+	case *nodev1.KnowledgeBaseCall_ReadExport:
+		g.withSettings(orReply(c, func() { g.answer(c, g.readExport(op.ReadExport)) }))
 	case *nodev1.KnowledgeBaseCall_Erased:
 		if g.kb.Phase() != kb.PhaseNone {
 			g.answer(c, errorReply(kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "not erased yet").After(time.Second)))

@@ -29,6 +29,7 @@ func (g *kbGrain) wake(ctx actor.Context, erasing bool) {
 		g.register(func() {})
 	}
 	g.expire()
+	g.giveUpImport()
 	g.startDue(ctx)
 }
 

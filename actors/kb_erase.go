@@ -91,6 +91,7 @@ func (g *kbGrain) discard(blob string) {
 // collect removes what no document refers to any more. A failure costs space
 // only: the next activation with work looks again.
 func (g *kbGrain) collect(garbage kb.Garbage) {
+	garbage = g.hold(garbage)
 	if len(garbage.Attempts) == 0 && len(garbage.Blobs) == 0 {
 		return
 	}

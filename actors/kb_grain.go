@@ -49,9 +49,11 @@ type kbWork struct {
 	watchers map[*watcher]struct{}
 	reached  []*minRevision // searches that wait for a revision
 
-	index    *kbIndex    // nil until somebody searches or ingests
-	erasing  int         // erasures under way
-	doomed   []doomed    // documents to be erased
+	index    *kbIndex // nil until somebody searches or ingests
+	erasing  int      // erasures under way
+	doomed   []doomed // documents to be erased
+	exports  map[string]*export
+	imported time.Time   // when something of an import was last heard
 	dropped  int64       // chunks of the index that the deletion of the knowledge base dropped
 	dooming  bool        // some of them are being erased
 	expiring int         // decisions that documents expire, not committed yet
@@ -252,7 +254,7 @@ func (g *kbGrain) loaded(ctx actor.Context, m *loadedMsg) {
 func (g *kbGrain) owes() bool {
 	switch g.kb.Phase() {
 	case kb.PhaseActive:
-		return g.kb.Pending() > 0 || g.kb.Count(kb.StateDeleting) > 0 || !g.kb.Listed()
+		return g.kb.Importing() || g.kb.Pending() > 0 || g.kb.Count(kb.StateDeleting) > 0 || !g.kb.Listed()
 	case kb.PhaseDeleting, kb.PhaseDeleted:
 		return true
 	}

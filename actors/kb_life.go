@@ -14,7 +14,7 @@ func (g *kbGrain) atRest() bool {
 	if g.phase != phaseActive || !g.quiet() || g.reads != nil {
 		return false
 	}
-	return w == nil || (len(w.children) == 0 && len(w.pending) == 0 && len(w.watchers) == 0 && len(w.reached) == 0 &&
+	return w == nil || (len(w.children) == 0 && len(w.pending) == 0 && len(w.watchers) == 0 && len(w.reached) == 0 && len(w.exports) == 0 &&
 		len(w.keyed) == 0 && len(w.short) == 0 && !w.leasing && len(w.unready) == 0 && w.erasing == 0 && !w.asking && !w.sweeping &&
 		(w.index == nil || w.index.ready && !w.index.saving))
 }
@@ -86,6 +86,9 @@ func (g *kbGrain) handOver(ctx actor.Context) {
 		g.endRun(ctx, id)
 	}
 	g.record(g.kb.Pause(), nil)
+	for id := range w.exports {
+		g.endExport(id)
+	}
 	if w.erasing > 0 {
 		// What is being erased is garbage for every owner: no harm comes of what
 		// goes on after the hand-over. Mostly it ends in time to be done here.

@@ -78,7 +78,8 @@ func (g *kbGrain) settleKey(key *journal.IdempotencyKey) {
 }
 
 func validateOnly(m *nodev1.KnowledgeBaseCall) bool {
-	return m.GetCreate().GetValidateOnly() || m.GetUpdate().GetValidateOnly() || m.GetAddDocument().GetValidateOnly()
+	return m.GetCreate().GetValidateOnly() || m.GetUpdate().GetValidateOnly() || m.GetAddDocument().GetValidateOnly() ||
+		m.GetBeginImport().GetCreate().GetValidateOnly()
 }
 
 func (g *kbGrain) commitDecision(c call, m *nodev1.KnowledgeBaseCall, key *journal.IdempotencyKey, d decision) {
@@ -186,6 +187,11 @@ func (g *kbGrain) decide(m *nodev1.KnowledgeBaseCall) (decision, error) {
 		events, err := g.kb.DeleteDocument(docID(op.DeleteDocument.GetName()))
 		askedBy(events, m.GetHeader().GetPrincipal())
 		return decision{events: events, reply: doneReply}, err
+	case *nodev1.KnowledgeBaseCall_BeginImport:
+		return g.decideImport(op.BeginImport)
+	case *nodev1.KnowledgeBaseCall_EndImport:
+		events, err := g.kb.EndImport(op.EndImport.GetUid())
+		return decision{events: events, reply: g.kbReply}, err
 	case *nodev1.KnowledgeBaseCall_CancelDocument:
 		id := docID(op.CancelDocument.GetName())
 		events, err := g.kb.Cancel(id)
@@ -296,6 +302,9 @@ func relisted(k *kb.KB, events []kb.Event) bool {
 }
 
 func (g *kbGrain) decideAdd(r *nodev1.AddDocument) (decision, error) {
+	if r.GetDistinct() {
+		g.busy().imported = g.deps.Now()
+	}
 	spec, src := r.GetSpec(), r.GetSource()
 	override, err := g.chunkingOverride(spec.GetChunking())
 	if err != nil {
@@ -304,7 +313,7 @@ func (g *kbGrain) decideAdd(r *nodev1.AddDocument) (decision, error) {
 	events, id, existing, err := g.kb.Add(kb.AddRequest{
 		ID: spec.GetDocumentId(), NewID: uuid.Must(uuid.NewV7()).String(), Name: spec.GetDisplayName(),
 		MediaType: spec.GetMediaType(), Metadata: spec.GetMetadata(), OnDuplicate: onDuplicate(spec.GetOnDuplicate()),
-		Chunking: override, Limits: g.work.settings.limits, ExpireAt: timeOf(spec.GetExpireTime()), TTL: spec.GetTtl().AsDuration(), Now: g.deps.Now(),
+		Chunking: override, Limits: g.work.settings.limits, ExpireAt: timeOf(spec.GetExpireTime()), TTL: spec.GetTtl().AsDuration(), Now: g.deps.Now(), Distinct: r.GetDistinct(),
 		Granted: g.granted(),
 		Source:  kb.Source{Blob: src.GetBlob(), Size: src.GetSizeBytes(), SHA256: src.GetSha256(), URL: src.GetUrl()},
 	})

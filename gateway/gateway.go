@@ -192,6 +192,7 @@ func (g *Gateway) apiServer() *connect.Server {
 	granaryv1connect.RegisterEventServiceHandler(s, events{g})
 	granaryv1connect.RegisterErasureServiceHandler(s, erasures{g})
 	granaryv1connect.RegisterAuditServiceHandler(s, ownTrail{trails{g}})
+	granaryv1connect.RegisterArchiveServiceHandler(s, archives{g})
 	s.SetUnknownHandler(unknownMethod)
 	return s
 }
@@ -231,7 +232,7 @@ func (g *Gateway) newHandler(servers ...*connect.Server) http.Handler {
 			case granaryv1connect.DocumentServiceCreateDocumentProcedure, granaryv1connect.DocumentServiceAppendUploadProcedure:
 				// 4 MiB inline; JSON escapes and base64 make more of it.
 				return []connecthttp.Option{connecthttp.WithReadMaxBytes(inlineMaxBytes)}
-			case granaryv1connect.DocumentServiceUploadDocumentProcedure:
+			case granaryv1connect.DocumentServiceUploadDocumentProcedure, granaryv1connect.ArchiveServiceImportKnowledgeBaseProcedure:
 				return []connecthttp.Option{connecthttp.WithReadMaxBytes(streamMaxBytes)}
 			}
 			return nil

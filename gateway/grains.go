@@ -55,6 +55,20 @@ func (g *Gateway) askKnowledgeBase(ctx context.Context, id string, msg *nodev1.K
 	if err != nil {
 		return nil, err
 	}
+	return g.askWith(ctx, id, msg, h)
+}
+
+// askKeyed sends an operation that is part of a call, under a key of its own.
+func (g *Gateway) askKeyed(ctx context.Context, id string, msg *nodev1.KnowledgeBaseCall, key string) (*nodev1.KnowledgeBaseReply, error) {
+	h, err := header(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	h.Method, h.IdempotencyKey = "granary.v1.ArchiveService/ImportKnowledgeBase", key
+	return g.askWith(ctx, id, msg, h)
+}
+
+func (g *Gateway) askWith(ctx context.Context, id string, msg *nodev1.KnowledgeBaseCall, h *nodev1.Header) (*nodev1.KnowledgeBaseReply, error) {
 	msg.Header = h
 	answer, err := g.cfg.Grains.Ask(ctx, kindKnowledgeBase, h.GetTenant(), id, msg)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"connectrpc.com/connect/v2/connecthttp"
 	"github.com/google/uuid"
 	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
 
 // call is what is known of the RPC being served. One goroutine at a time uses it.
@@ -151,6 +152,9 @@ func (g *Gateway) deadline(next connect.ServerFunc) connect.ServerFunc {
 			}
 		case connect.StreamTypeClient:
 			limit = maxUploadTime
+			if spec.Procedure == granaryv1connect.ArchiveServiceImportKnowledgeBaseProcedure {
+				limit = maxImportTime
+			}
 		default:
 			return next(ctx, spec, stream)
 		}

@@ -55,6 +55,15 @@ func readable(next connect.ServerFunc) connect.ServerFunc {
 	}
 }
 
+// valid checks a message that came by another way than as a request.
+func (g *Gateway) valid(m proto.Message) error {
+	err := g.validator.Validate(m)
+	if failed, ok := errors.AsType[*protovalidate.ValidationError](err); ok {
+		return violations(failed)
+	}
+	return err
+}
+
 type checkedStream struct {
 	connect.ServerStream
 	ctx       context.Context

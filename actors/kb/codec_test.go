@@ -15,8 +15,9 @@ func samples() []kb.Event {
 	source := kb.Source{Blob: "b", Size: 9, SHA256: "s", URL: "https://example.com/"}
 	cause := kb.DocumentError{Reason: "R", Message: "m", Stage: "parse", Retryable: true}
 	return []kb.Event{
-		&kb.Created{UID: "u", DisplayName: "n", Description: "d", Config: full(1), Retention: kb.Retention{MaxAge: 5, From: kb.FromCreation}},
+		&kb.Created{UID: "u", DisplayName: "n", Description: "d", Config: full(1), Retention: kb.Retention{MaxAge: 5, From: kb.FromCreation}, Importing: "h"},
 		&kb.Registered{},
+		&kb.Imported{},
 		&kb.Updated{DisplayName: "n", Description: "d", Config: full(2), ConfigVersion: 2},
 		&kb.DeleteRequested{By: "p"},
 		&kb.Erasing{Counts: kb.ErasureCounts{Documents: 1}},

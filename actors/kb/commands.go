@@ -148,6 +148,8 @@ type AddRequest struct {
 	// Granted is how many bytes the knowledge base may hold, out of its tenant's storage;
 	// nil: as many as Limits allow.
 	Granted *int64
+	// Distinct: a document of its own, whoever has the same source.
+	Distinct bool
 }
 
 // Add decides what becomes of a document: queued, the next version of one that
@@ -160,6 +162,9 @@ func (k *KB) Add(r AddRequest) (events []Event, id string, existing *Document, e
 		return nil, "", nil, err
 	}
 	named, same := k.docs[r.ID], k.sameSource(r.Source)
+	if r.Distinct {
+		same = nil
+	}
 	if named != nil && (named.State == StateDeleting || k.Expired(named, r.Now)) {
 		// Not even "it is there" is true of it any more.
 		return nil, "", nil, stateError(named, "is being deleted")

@@ -18,7 +18,10 @@ type (
 		Description string    `json:"description,omitempty"`
 		Config      Config    `json:"config"`
 		Retention   Retention `json:"retention,omitzero"`
+		Importing   string    `json:"importing,omitempty"` // hash of the archive that is read into it
 	}
+	// Imported says that all of the archive is in.
+	Imported struct{}
 	// Registered says that the tenant lists this knowledge base.
 	Registered struct{}
 	// Updated replaces the descriptive fields and the configuration.
@@ -155,6 +158,7 @@ type (
 // Type names; see [Event].
 func (*Created) Type() string                 { return "kb.created" }
 func (*Registered) Type() string              { return "kb.registered" }
+func (*Imported) Type() string                { return "kb.imported" }
 func (*Updated) Type() string                 { return "kb.updated" }
 func (*Placed) Type() string                  { return "kb.placed" }
 func (*DeleteRequested) Type() string         { return "kb.delete_requested" }
@@ -179,6 +183,8 @@ func newEvent(typ string) Event { //nolint:cyclop // one flat table
 	switch typ {
 	case "kb.created":
 		return &Created{}
+	case "kb.imported":
+		return &Imported{}
 	case "kb.registered":
 		return &Registered{}
 	case "kb.updated":

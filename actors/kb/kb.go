@@ -43,9 +43,10 @@ type KB struct {
 	bytes  int64 // sum of the newest versions' source sizes
 	chunks int64 // sum of live chunks
 
-	firstSeq int64    // of the event that created this incarnation
-	erasure  *Erasure // the deletion of the whole
-	expiring expiries // documents by the end of their time
+	importing string   // hash of the archive it is made of, until all of it is in
+	firstSeq  int64    // of the event that created this incarnation
+	erasure   *Erasure // the deletion of the whole
+	expiring  expiries // documents by the end of their time
 }
 
 // New makes the state of a knowledge base name nothing is known of.
@@ -74,6 +75,23 @@ func (k *KB) ConfigVersion() int64 { return k.configVersion }
 
 // Workspace is the group the knowledge base is in.
 func (k *KB) Workspace() string { return WorkspaceOr(k.workspace) }
+
+// Importing reports whether an archive is still being read into it.
+func (k *KB) Importing() bool { return k.importing != "" && k.phase == PhaseActive }
+
+// EndImport decides that all of the archive is in.
+func (k *KB) EndImport(uid string) ([]Event, error) {
+	if err := k.Exists(); err != nil {
+		return nil, err
+	}
+	switch {
+	case k.uid != uid:
+		return nil, k.NoKnowledgeBase()
+	case k.importing == "":
+		return nil, nil
+	}
+	return []Event{&Imported{}}, nil
+}
 
 // Listed reports whether the tenant is known to list it as it is.
 func (k *KB) Listed() bool { return k.listed }
@@ -148,6 +166,8 @@ func (k *KB) Apply(seq int64, at time.Time, e Event) error {
 		err = k.applyCreated(seq, e, at)
 	case *Registered:
 		k.listed = true
+	case *Imported:
+		k.importing = ""
 	case *Updated:
 		k.listed = k.listed && k.name == e.DisplayName // else the tenant lists it under the former name
 		k.applyUpdated(e, at)
@@ -179,7 +199,7 @@ func (k *KB) applyCreated(seq int64, e *Created, at time.Time) error {
 	k.clear()
 	k.phase, k.uid, k.name, k.descr = PhaseActive, e.UID, e.DisplayName, e.Description
 	k.config, k.configVersion, k.created, k.updated = e.Config, 1, at, at
-	k.retention, k.firstSeq = e.Retention, seq
+	k.retention, k.firstSeq, k.importing = e.Retention, seq, e.Importing
 	return nil
 }
 

@@ -21,6 +21,7 @@ type image struct {
 	Listed        bool        `json:"listed,omitempty"`
 	Revision      int64       `json:"revision"`
 	FirstSeq      int64       `json:"first_seq,omitempty"`
+	Importing     string      `json:"importing,omitempty"`
 	Erasure       *Erasure    `json:"erasure,omitempty"`
 	Created       time.Time   `json:"created,omitzero"`
 	Updated       time.Time   `json:"updated,omitzero"`
@@ -33,7 +34,7 @@ const imageFormat = 1
 // one goes on: it copies pointers to documents, which are immutable.
 func (k *KB) Freeze() func() ([]byte, error) {
 	im := image{Format: imageFormat, Phase: k.phase, UID: k.uid, DisplayName: k.name, Description: k.descr,
-		Config: k.config, ConfigVersion: k.configVersion, Workspace: k.workspace, Retention: k.retention, Listed: k.listed, Revision: k.revision, FirstSeq: k.firstSeq, Erasure: k.erasure,
+		Config: k.config, ConfigVersion: k.configVersion, Workspace: k.workspace, Retention: k.retention, Listed: k.listed, Revision: k.revision, FirstSeq: k.firstSeq, Importing: k.importing, Erasure: k.erasure,
 		Created: k.created, Updated: k.updated, Documents: slices.Collect(k.All)}
 	return func() ([]byte, error) {
 		data, err := json.Marshal(im)
@@ -54,7 +55,7 @@ func Restore(id string, data []byte) (*KB, error) {
 		return nil, fmt.Errorf("kb: snapshot format %d is unknown to this release", im.Format)
 	}
 	k := &KB{id: id, phase: im.Phase, uid: im.UID, name: im.DisplayName, descr: im.Description, config: im.Config,
-		configVersion: im.ConfigVersion, workspace: im.Workspace, retention: im.Retention, listed: im.Listed, revision: im.Revision, firstSeq: im.FirstSeq, erasure: im.Erasure, created: im.Created, updated: im.Updated}
+		configVersion: im.ConfigVersion, workspace: im.Workspace, retention: im.Retention, listed: im.Listed, revision: im.Revision, firstSeq: im.FirstSeq, importing: im.Importing, erasure: im.Erasure, created: im.Created, updated: im.Updated}
 	if len(im.Documents) > 0 {
 		k.docs = make(map[string]*Document, len(im.Documents))
 		k.order = make([]string, 0, len(im.Documents))

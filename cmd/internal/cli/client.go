@@ -87,6 +87,7 @@ type session struct {
 	events  granaryv1connect.EventServiceClient
 	tenants granaryv1connect.TenantServiceClient
 	erasure granaryv1connect.ErasureServiceClient
+	archive granaryv1connect.ArchiveServiceClient
 	cluster granaryv1connect.ClusterServiceClient
 	audit   granaryv1connect.AuditServiceClient
 	audits  granaryv1connect.AuditAdminServiceClient
@@ -155,6 +156,7 @@ func (a *app) connect(from credential) (*session, error) {
 	s.events = granaryv1connect.NewEventServiceClient(client)
 	s.tenants = granaryv1connect.NewTenantServiceClient(client)
 	s.erasure = granaryv1connect.NewErasureServiceClient(client)
+	s.archive = granaryv1connect.NewArchiveServiceClient(client)
 	s.cluster = granaryv1connect.NewClusterServiceClient(client)
 	s.audit = granaryv1connect.NewAuditServiceClient(client)
 	s.audits = granaryv1connect.NewAuditAdminServiceClient(client)

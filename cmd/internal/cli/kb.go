@@ -25,7 +25,7 @@ func (a *app) kbCommand() *cobra.Command {
 		Example: `  granary kb create handbook --display-name "Staff handbook"
   granary kb list --json | jq -r '.knowledgeBases[].name'`,
 	}))
-	cmd.AddCommand(a.kbCreate(), a.kbGet(), a.kbList(), a.kbUpdate(), a.kbDelete())
+	cmd.AddCommand(a.kbCreate(), a.kbGet(), a.kbList(), a.kbUpdate(), a.kbDelete(), a.kbExport(), a.kbImport())
 	return cmd
 }
 

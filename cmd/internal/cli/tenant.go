@@ -34,7 +34,7 @@ func (a *app) tenantCommand() *cobra.Command {
 			}
 			return out.tenant(res.GetTenant())
 		}),
-	}, a.tenantConfig())
+	}, a.tenantConfig(), a.tenantExport())
 	cmd.AddCommand(a.tenantOperations()...)
 	return cmd
 }

@@ -37,7 +37,7 @@ func repeatable(m proto.Message) bool {
 	case *nodev1.KnowledgeBaseCall:
 		switch m.GetOperation().(type) {
 		case *nodev1.KnowledgeBaseCall_Create, *nodev1.KnowledgeBaseCall_Update, *nodev1.KnowledgeBaseCall_Delete,
-			*nodev1.KnowledgeBaseCall_AddDocument, *nodev1.KnowledgeBaseCall_DeleteDocument,
+			*nodev1.KnowledgeBaseCall_AddDocument, *nodev1.KnowledgeBaseCall_BeginImport, *nodev1.KnowledgeBaseCall_DeleteDocument,
 			*nodev1.KnowledgeBaseCall_CancelDocument, *nodev1.KnowledgeBaseCall_ReprocessDocument:
 			return m.GetHeader().GetIdempotencyKey() != ""
 		}

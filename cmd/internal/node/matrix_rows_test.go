@@ -50,6 +50,13 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	"ListChunks":        one(func(m *matrix) proto.Message { return &granaryv1.ListChunksRequest{Parent: m.docName()} }),
 	"GetDocumentText":   one(func(m *matrix) proto.Message { return &granaryv1.GetDocumentTextRequest{Name: m.docName()} }),
 
+	"ExportKnowledgeBase": one(func(m *matrix) proto.Message { return &granaryv1.ExportKnowledgeBaseRequest{Name: m.name()} }),
+	"ImportKnowledgeBase": one(func(*matrix) proto.Message {
+		return &granaryv1.ImportKnowledgeBaseRequest{Part: &granaryv1.ImportKnowledgeBaseRequest_Spec{
+			Spec: &granaryv1.ImportSpec{KnowledgeBaseId: "another", ValidateOnly: true}}}
+	}),
+	"ExportTenant": one(func(*matrix) proto.Message { return &granaryv1.ExportTenantRequest{} }),
+
 	"GetErasureReceipt": one(func(m *matrix) proto.Message {
 		return &granaryv1.GetErasureReceiptRequest{Name: m.receipt}
 	}),

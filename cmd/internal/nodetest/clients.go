@@ -24,6 +24,8 @@ type Clients struct {
 	Events    granaryv1connect.EventServiceClient
 	Tenants   granaryv1connect.TenantServiceClient
 	Access    granaryv1connect.AccessServiceClient
+	Archives  granaryv1connect.ArchiveServiceClient
+	Erasures  granaryv1connect.ErasureServiceClient
 	Cluster   granaryv1connect.ClusterServiceClient
 	Keys      granaryv1connect.EncryptionServiceClient
 	Erasures  granaryv1connect.ErasureServiceClient
@@ -46,6 +48,8 @@ func Dial(t testing.TB, url, token string, watch ...func(path string)) *Clients 
 		Events:    granaryv1connect.NewEventServiceClient(client),
 		Tenants:   granaryv1connect.NewTenantServiceClient(client),
 		Access:    granaryv1connect.NewAccessServiceClient(client),
+		Archives:  granaryv1connect.NewArchiveServiceClient(client),
+		Erasures:  granaryv1connect.NewErasureServiceClient(client),
 		Cluster:   granaryv1connect.NewClusterServiceClient(client),
 		Keys:      granaryv1connect.NewEncryptionServiceClient(client),
 		Erasures:  granaryv1connect.NewErasureServiceClient(client),

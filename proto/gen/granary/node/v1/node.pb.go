@@ -1014,103 +1014,6 @@ func (x *ExportDocument) GetCreatedRevision() int64 {
 	return 0
 }
 
-// Asks which of the documents of an export are erased by now, or being erased.
-type CheckExport struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Export        string                 `protobuf:"bytes,1,opt,name=export,proto3" json:"export,omitempty"`
-	Documents     []string               `protobuf:"bytes,2,rep,name=documents,proto3" json:"documents,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CheckExport) Reset() {
-	*x = CheckExport{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[14]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CheckExport) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CheckExport) ProtoMessage() {}
-
-func (x *CheckExport) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[14]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CheckExport.ProtoReflect.Descriptor instead.
-func (*CheckExport) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{14}
-}
-
-func (x *CheckExport) GetExport() string {
-	if x != nil {
-		return x.Export
-	}
-	return ""
-}
-
-func (x *CheckExport) GetDocuments() []string {
-	if x != nil {
-		return x.Documents
-	}
-	return nil
-}
-
-type CheckExportResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Erased        []string               `protobuf:"bytes,1,rep,name=erased,proto3" json:"erased,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CheckExportResult) Reset() {
-	*x = CheckExportResult{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[15]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CheckExportResult) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CheckExportResult) ProtoMessage() {}
-
-func (x *CheckExportResult) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[15]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CheckExportResult.ProtoReflect.Descriptor instead.
-func (*CheckExportResult) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{15}
-}
-
-func (x *CheckExportResult) GetErased() []string {
-	if x != nil {
-		return x.Erased
-	}
-	return nil
-}
-
 // Creates a knowledge base that an archive is being read into. One that hears
 // nothing of its import any more erases itself.
 type BeginImport struct {
@@ -1124,7 +1027,7 @@ type BeginImport struct {
 
 func (x *BeginImport) Reset() {
 	*x = BeginImport{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	mi := &file_granary_node_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1039,7 @@ func (x *BeginImport) String() string {
 func (*BeginImport) ProtoMessage() {}
 
 func (x *BeginImport) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[16]
+	mi := &file_granary_node_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,7 +1052,7 @@ func (x *BeginImport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginImport.ProtoReflect.Descriptor instead.
 func (*BeginImport) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *BeginImport) GetCreate() *v1.CreateKnowledgeBaseRequest {
@@ -1176,7 +1079,7 @@ type EndImport struct {
 
 func (x *EndImport) Reset() {
 	*x = EndImport{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	mi := &file_granary_node_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1188,7 +1091,7 @@ func (x *EndImport) String() string {
 func (*EndImport) ProtoMessage() {}
 
 func (x *EndImport) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[17]
+	mi := &file_granary_node_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1201,7 +1104,7 @@ func (x *EndImport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndImport.ProtoReflect.Descriptor instead.
 func (*EndImport) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EndImport) GetUid() string {
@@ -1219,7 +1122,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[18]
+	mi := &file_granary_node_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1134,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[18]
+	mi := &file_granary_node_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1147,7 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 type KnowledgeBaseCall struct {
@@ -1269,7 +1172,6 @@ type KnowledgeBaseCall struct {
 	//	*KnowledgeBaseCall_Wake
 	//	*KnowledgeBaseCall_TenantChanged
 	//	*KnowledgeBaseCall_ReadExport
-	//	*KnowledgeBaseCall_CheckExport
 	//	*KnowledgeBaseCall_BeginImport
 	//	*KnowledgeBaseCall_EndImport
 	//	*KnowledgeBaseCall_Erased
@@ -1282,7 +1184,7 @@ type KnowledgeBaseCall struct {
 
 func (x *KnowledgeBaseCall) Reset() {
 	*x = KnowledgeBaseCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[19]
+	mi := &file_granary_node_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1196,7 @@ func (x *KnowledgeBaseCall) String() string {
 func (*KnowledgeBaseCall) ProtoMessage() {}
 
 func (x *KnowledgeBaseCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[19]
+	mi := &file_granary_node_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1209,7 @@ func (x *KnowledgeBaseCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBaseCall.ProtoReflect.Descriptor instead.
 func (*KnowledgeBaseCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *KnowledgeBaseCall) GetHeader() *Header {
@@ -1477,15 +1379,6 @@ func (x *KnowledgeBaseCall) GetReadExport() *ReadExport {
 	return nil
 }
 
-func (x *KnowledgeBaseCall) GetCheckExport() *CheckExport {
-	if x != nil {
-		if x, ok := x.Operation.(*KnowledgeBaseCall_CheckExport); ok {
-			return x.CheckExport
-		}
-	}
-	return nil
-}
-
 func (x *KnowledgeBaseCall) GetBeginImport() *BeginImport {
 	if x != nil {
 		if x, ok := x.Operation.(*KnowledgeBaseCall_BeginImport); ok {
@@ -1603,10 +1496,6 @@ type KnowledgeBaseCall_ReadExport struct {
 	ReadExport *ReadExport `protobuf:"bytes,23,opt,name=read_export,json=readExport,proto3,oneof"`
 }
 
-type KnowledgeBaseCall_CheckExport struct {
-	CheckExport *CheckExport `protobuf:"bytes,24,opt,name=check_export,json=checkExport,proto3,oneof"`
-}
-
 type KnowledgeBaseCall_BeginImport struct {
 	BeginImport *BeginImport `protobuf:"bytes,25,opt,name=begin_import,json=beginImport,proto3,oneof"`
 }
@@ -1661,8 +1550,6 @@ func (*KnowledgeBaseCall_TenantChanged) isKnowledgeBaseCall_Operation() {}
 
 func (*KnowledgeBaseCall_ReadExport) isKnowledgeBaseCall_Operation() {}
 
-func (*KnowledgeBaseCall_CheckExport) isKnowledgeBaseCall_Operation() {}
-
 func (*KnowledgeBaseCall_BeginImport) isKnowledgeBaseCall_Operation() {}
 
 func (*KnowledgeBaseCall_EndImport) isKnowledgeBaseCall_Operation() {}
@@ -1689,7 +1576,7 @@ type StorageCall struct {
 
 func (x *StorageCall) Reset() {
 	*x = StorageCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	mi := &file_granary_node_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1588,7 @@ func (x *StorageCall) String() string {
 func (*StorageCall) ProtoMessage() {}
 
 func (x *StorageCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[20]
+	mi := &file_granary_node_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1601,7 @@ func (x *StorageCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageCall.ProtoReflect.Descriptor instead.
 func (*StorageCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StorageCall) GetGiveBack() bool {
@@ -1750,7 +1637,7 @@ type StorageHeld struct {
 
 func (x *StorageHeld) Reset() {
 	*x = StorageHeld{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	mi := &file_granary_node_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1649,7 @@ func (x *StorageHeld) String() string {
 func (*StorageHeld) ProtoMessage() {}
 
 func (x *StorageHeld) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[21]
+	mi := &file_granary_node_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1662,7 @@ func (x *StorageHeld) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageHeld.ProtoReflect.Descriptor instead.
 func (*StorageHeld) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StorageHeld) GetVersion() int64 {
@@ -1810,7 +1697,7 @@ type GetUse struct {
 
 func (x *GetUse) Reset() {
 	*x = GetUse{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1822,7 +1709,7 @@ func (x *GetUse) String() string {
 func (*GetUse) ProtoMessage() {}
 
 func (x *GetUse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[22]
+	mi := &file_granary_node_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1835,7 +1722,7 @@ func (x *GetUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUse.ProtoReflect.Descriptor instead.
 func (*GetUse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetUse) GetRecount() bool {
@@ -1867,7 +1754,7 @@ type Use struct {
 
 func (x *Use) Reset() {
 	*x = Use{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +1766,7 @@ func (x *Use) String() string {
 func (*Use) ProtoMessage() {}
 
 func (x *Use) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[23]
+	mi := &file_granary_node_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +1779,7 @@ func (x *Use) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Use.ProtoReflect.Descriptor instead.
 func (*Use) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Use) GetUid() string {
@@ -1975,7 +1862,6 @@ type KnowledgeBaseReply struct {
 	//	*KnowledgeBaseReply_Events
 	//	*KnowledgeBaseReply_Done
 	//	*KnowledgeBaseReply_ExportPage
-	//	*KnowledgeBaseReply_CheckExport
 	//	*KnowledgeBaseReply_StorageHeld
 	//	*KnowledgeBaseReply_Use
 	Result        isKnowledgeBaseReply_Result `protobuf_oneof:"result"`
@@ -1985,7 +1871,7 @@ type KnowledgeBaseReply struct {
 
 func (x *KnowledgeBaseReply) Reset() {
 	*x = KnowledgeBaseReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[24]
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1997,7 +1883,7 @@ func (x *KnowledgeBaseReply) String() string {
 func (*KnowledgeBaseReply) ProtoMessage() {}
 
 func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[24]
+	mi := &file_granary_node_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2010,7 +1896,7 @@ func (x *KnowledgeBaseReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KnowledgeBaseReply.ProtoReflect.Descriptor instead.
 func (*KnowledgeBaseReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *KnowledgeBaseReply) GetRevision() int64 {
@@ -2126,15 +2012,6 @@ func (x *KnowledgeBaseReply) GetExportPage() *ExportPage {
 	return nil
 }
 
-func (x *KnowledgeBaseReply) GetCheckExport() *CheckExportResult {
-	if x != nil {
-		if x, ok := x.Result.(*KnowledgeBaseReply_CheckExport); ok {
-			return x.CheckExport
-		}
-	}
-	return nil
-}
-
 func (x *KnowledgeBaseReply) GetStorageHeld() *StorageHeld {
 	if x != nil {
 		if x, ok := x.Result.(*KnowledgeBaseReply_StorageHeld); ok {
@@ -2201,10 +2078,6 @@ type KnowledgeBaseReply_ExportPage struct {
 	ExportPage *ExportPage `protobuf:"bytes,23,opt,name=export_page,json=exportPage,proto3,oneof"`
 }
 
-type KnowledgeBaseReply_CheckExport struct {
-	CheckExport *CheckExportResult `protobuf:"bytes,24,opt,name=check_export,json=checkExport,proto3,oneof"`
-}
-
 type KnowledgeBaseReply_StorageHeld struct {
 	StorageHeld *StorageHeld `protobuf:"bytes,21,opt,name=storage_held,json=storageHeld,proto3,oneof"`
 }
@@ -2235,8 +2108,6 @@ func (*KnowledgeBaseReply_Done) isKnowledgeBaseReply_Result() {}
 
 func (*KnowledgeBaseReply_ExportPage) isKnowledgeBaseReply_Result() {}
 
-func (*KnowledgeBaseReply_CheckExport) isKnowledgeBaseReply_Result() {}
-
 func (*KnowledgeBaseReply_StorageHeld) isKnowledgeBaseReply_Result() {}
 
 func (*KnowledgeBaseReply_Use) isKnowledgeBaseReply_Result() {}
@@ -2257,7 +2128,7 @@ type TenantSettings struct {
 
 func (x *TenantSettings) Reset() {
 	*x = TenantSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2269,7 +2140,7 @@ func (x *TenantSettings) String() string {
 func (*TenantSettings) ProtoMessage() {}
 
 func (x *TenantSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[25]
+	mi := &file_granary_node_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2282,7 +2153,7 @@ func (x *TenantSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantSettings.ProtoReflect.Descriptor instead.
 func (*TenantSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TenantSettings) GetVersion() int64 {
@@ -2332,7 +2203,7 @@ type GetAccess struct {
 
 func (x *GetAccess) Reset() {
 	*x = GetAccess{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[26]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2344,7 +2215,7 @@ func (x *GetAccess) String() string {
 func (*GetAccess) ProtoMessage() {}
 
 func (x *GetAccess) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[26]
+	mi := &file_granary_node_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2357,7 +2228,7 @@ func (x *GetAccess) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAccess.ProtoReflect.Descriptor instead.
 func (*GetAccess) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetAccess) GetKeyId() string {
@@ -2389,7 +2260,7 @@ type Access struct {
 
 func (x *Access) Reset() {
 	*x = Access{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[27]
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2401,7 +2272,7 @@ func (x *Access) String() string {
 func (*Access) ProtoMessage() {}
 
 func (x *Access) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[27]
+	mi := &file_granary_node_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2414,7 +2285,7 @@ func (x *Access) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Access.ProtoReflect.Descriptor instead.
 func (*Access) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Access) GetState() v1.TenantState {
@@ -2461,7 +2332,7 @@ type KeyRecord struct {
 
 func (x *KeyRecord) Reset() {
 	*x = KeyRecord{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[28]
+	mi := &file_granary_node_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2473,7 +2344,7 @@ func (x *KeyRecord) String() string {
 func (*KeyRecord) ProtoMessage() {}
 
 func (x *KeyRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[28]
+	mi := &file_granary_node_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2486,7 +2357,7 @@ func (x *KeyRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyRecord.ProtoReflect.Descriptor instead.
 func (*KeyRecord) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *KeyRecord) GetId() string {
@@ -2529,7 +2400,7 @@ type CreateKey struct {
 
 func (x *CreateKey) Reset() {
 	*x = CreateKey{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[29]
+	mi := &file_granary_node_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2412,7 @@ func (x *CreateKey) String() string {
 func (*CreateKey) ProtoMessage() {}
 
 func (x *CreateKey) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[29]
+	mi := &file_granary_node_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2425,7 @@ func (x *CreateKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateKey.ProtoReflect.Descriptor instead.
 func (*CreateKey) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *CreateKey) GetRequest() *v1.CreateApiKeyRequest {
@@ -2588,7 +2459,7 @@ type ReportKeyUse struct {
 
 func (x *ReportKeyUse) Reset() {
 	*x = ReportKeyUse{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[30]
+	mi := &file_granary_node_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2471,7 @@ func (x *ReportKeyUse) String() string {
 func (*ReportKeyUse) ProtoMessage() {}
 
 func (x *ReportKeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[30]
+	mi := &file_granary_node_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2484,7 @@ func (x *ReportKeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportKeyUse.ProtoReflect.Descriptor instead.
 func (*ReportKeyUse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReportKeyUse) GetUses() []*KeyUse {
@@ -2634,7 +2505,7 @@ type KeyUse struct {
 
 func (x *KeyUse) Reset() {
 	*x = KeyUse{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[31]
+	mi := &file_granary_node_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2646,7 +2517,7 @@ func (x *KeyUse) String() string {
 func (*KeyUse) ProtoMessage() {}
 
 func (x *KeyUse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[31]
+	mi := &file_granary_node_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2659,7 +2530,7 @@ func (x *KeyUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyUse.ProtoReflect.Descriptor instead.
 func (*KeyUse) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *KeyUse) GetKeyId() string {
@@ -2694,7 +2565,7 @@ type GetSettings struct {
 
 func (x *GetSettings) Reset() {
 	*x = GetSettings{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[32]
+	mi := &file_granary_node_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2706,7 +2577,7 @@ func (x *GetSettings) String() string {
 func (*GetSettings) ProtoMessage() {}
 
 func (x *GetSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[32]
+	mi := &file_granary_node_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2719,7 +2590,7 @@ func (x *GetSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSettings.ProtoReflect.Descriptor instead.
 func (*GetSettings) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GetSettings) GetSubscriber() string {
@@ -2742,7 +2613,7 @@ type RegisterKnowledgeBase struct {
 
 func (x *RegisterKnowledgeBase) Reset() {
 	*x = RegisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[33]
+	mi := &file_granary_node_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +2625,7 @@ func (x *RegisterKnowledgeBase) String() string {
 func (*RegisterKnowledgeBase) ProtoMessage() {}
 
 func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[33]
+	mi := &file_granary_node_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +2638,7 @@ func (x *RegisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*RegisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RegisterKnowledgeBase) GetId() string {
@@ -2815,7 +2686,7 @@ type UnregisterKnowledgeBase struct {
 
 func (x *UnregisterKnowledgeBase) Reset() {
 	*x = UnregisterKnowledgeBase{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[34]
+	mi := &file_granary_node_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +2698,7 @@ func (x *UnregisterKnowledgeBase) String() string {
 func (*UnregisterKnowledgeBase) ProtoMessage() {}
 
 func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[34]
+	mi := &file_granary_node_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +2711,7 @@ func (x *UnregisterKnowledgeBase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnregisterKnowledgeBase.ProtoReflect.Descriptor instead.
 func (*UnregisterKnowledgeBase) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *UnregisterKnowledgeBase) GetId() string {
@@ -2888,7 +2759,7 @@ type LeaseTokens struct {
 
 func (x *LeaseTokens) Reset() {
 	*x = LeaseTokens{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[35]
+	mi := &file_granary_node_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +2771,7 @@ func (x *LeaseTokens) String() string {
 func (*LeaseTokens) ProtoMessage() {}
 
 func (x *LeaseTokens) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[35]
+	mi := &file_granary_node_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +2784,7 @@ func (x *LeaseTokens) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseTokens.ProtoReflect.Descriptor instead.
 func (*LeaseTokens) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LeaseTokens) GetMeter() string {
@@ -3016,7 +2887,7 @@ type TokenLease struct {
 
 func (x *TokenLease) Reset() {
 	*x = TokenLease{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[36]
+	mi := &file_granary_node_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3028,7 +2899,7 @@ func (x *TokenLease) String() string {
 func (*TokenLease) ProtoMessage() {}
 
 func (x *TokenLease) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[36]
+	mi := &file_granary_node_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3041,7 +2912,7 @@ func (x *TokenLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenLease.ProtoReflect.Descriptor instead.
 func (*TokenLease) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *TokenLease) GetLessor() string {
@@ -3153,7 +3024,7 @@ type TenantCall struct {
 
 func (x *TenantCall) Reset() {
 	*x = TenantCall{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[37]
+	mi := &file_granary_node_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3165,7 +3036,7 @@ func (x *TenantCall) String() string {
 func (*TenantCall) ProtoMessage() {}
 
 func (x *TenantCall) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[37]
+	mi := &file_granary_node_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3178,7 +3049,7 @@ func (x *TenantCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantCall.ProtoReflect.Descriptor instead.
 func (*TenantCall) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *TenantCall) GetHeader() *Header {
@@ -3735,7 +3606,7 @@ type LeaseStorage struct {
 
 func (x *LeaseStorage) Reset() {
 	*x = LeaseStorage{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[38]
+	mi := &file_granary_node_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +3618,7 @@ func (x *LeaseStorage) String() string {
 func (*LeaseStorage) ProtoMessage() {}
 
 func (x *LeaseStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[38]
+	mi := &file_granary_node_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +3631,7 @@ func (x *LeaseStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseStorage.ProtoReflect.Descriptor instead.
 func (*LeaseStorage) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LeaseStorage) GetId() string {
@@ -3826,7 +3697,7 @@ type StorageGrant struct {
 
 func (x *StorageGrant) Reset() {
 	*x = StorageGrant{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[39]
+	mi := &file_granary_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3838,7 +3709,7 @@ func (x *StorageGrant) String() string {
 func (*StorageGrant) ProtoMessage() {}
 
 func (x *StorageGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[39]
+	mi := &file_granary_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3851,7 +3722,7 @@ func (x *StorageGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageGrant.ProtoReflect.Descriptor instead.
 func (*StorageGrant) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StorageGrant) GetVersion() int64 {
@@ -3884,7 +3755,7 @@ type CheckStorage struct {
 
 func (x *CheckStorage) Reset() {
 	*x = CheckStorage{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[40]
+	mi := &file_granary_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3896,7 +3767,7 @@ func (x *CheckStorage) String() string {
 func (*CheckStorage) ProtoMessage() {}
 
 func (x *CheckStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[40]
+	mi := &file_granary_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3909,7 +3780,7 @@ func (x *CheckStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStorage.ProtoReflect.Descriptor instead.
 func (*CheckStorage) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CheckStorage) GetBytes() int64 {
@@ -3937,7 +3808,7 @@ type LeasePlaces struct {
 
 func (x *LeasePlaces) Reset() {
 	*x = LeasePlaces{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[41]
+	mi := &file_granary_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3949,7 +3820,7 @@ func (x *LeasePlaces) String() string {
 func (*LeasePlaces) ProtoMessage() {}
 
 func (x *LeasePlaces) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[41]
+	mi := &file_granary_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3962,7 +3833,7 @@ func (x *LeasePlaces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeasePlaces.ProtoReflect.Descriptor instead.
 func (*LeasePlaces) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LeasePlaces) GetHolder() string {
@@ -4015,7 +3886,7 @@ type PlaceLease struct {
 
 func (x *PlaceLease) Reset() {
 	*x = PlaceLease{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[42]
+	mi := &file_granary_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4027,7 +3898,7 @@ func (x *PlaceLease) String() string {
 func (*PlaceLease) ProtoMessage() {}
 
 func (x *PlaceLease) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[42]
+	mi := &file_granary_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4040,7 +3911,7 @@ func (x *PlaceLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceLease.ProtoReflect.Descriptor instead.
 func (*PlaceLease) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *PlaceLease) GetVersion() int64 {
@@ -4105,7 +3976,7 @@ type TenantReply struct {
 
 func (x *TenantReply) Reset() {
 	*x = TenantReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[43]
+	mi := &file_granary_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4117,7 +3988,7 @@ func (x *TenantReply) String() string {
 func (*TenantReply) ProtoMessage() {}
 
 func (x *TenantReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[43]
+	mi := &file_granary_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4130,7 +4001,7 @@ func (x *TenantReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantReply.ProtoReflect.Descriptor instead.
 func (*TenantReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *TenantReply) GetResult() isTenantReply_Result {
@@ -4469,18 +4340,13 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x04spec\x18\x01 \x01(\v2\x18.granary.v1.DocumentSpecR\x04spec\x122\n" +
 	"\x06source\x18\x02 \x01(\v2\x1a.granary.node.v1.SourceRefR\x06source\x120\n" +
 	"\bdocument\x18\x03 \x01(\v2\x14.granary.v1.DocumentR\bdocument\x12)\n" +
-	"\x10created_revision\x18\x04 \x01(\x03R\x0fcreatedRevision\"C\n" +
-	"\vCheckExport\x12\x16\n" +
-	"\x06export\x18\x01 \x01(\tR\x06export\x12\x1c\n" +
-	"\tdocuments\x18\x02 \x03(\tR\tdocuments\"+\n" +
-	"\x11CheckExportResult\x12\x16\n" +
-	"\x06erased\x18\x01 \x03(\tR\x06erased\"g\n" +
+	"\x10created_revision\x18\x04 \x01(\x03R\x0fcreatedRevision\"g\n" +
 	"\vBeginImport\x12>\n" +
 	"\x06create\x18\x01 \x01(\v2&.granary.v1.CreateKnowledgeBaseRequestR\x06create\x12\x18\n" +
 	"\aarchive\x18\x02 \x01(\tR\aarchive\"\x1d\n" +
 	"\tEndImport\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\"\x06\n" +
-	"\x04Done\"\xae\f\n" +
+	"\x04Done\"\xeb\v\n" +
 	"\x11KnowledgeBaseCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x12@\n" +
 	"\x06create\x18\x02 \x01(\v2&.granary.v1.CreateKnowledgeBaseRequestH\x00R\x06create\x127\n" +
@@ -4504,7 +4370,6 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x0etenant_changed\x18\x11 \x01(\v2\x1f.granary.node.v1.TenantSettingsH\x00R\rtenantChanged\x12>\n" +
 	"\vread_export\x18\x17 \x01(\v2\x1b.granary.node.v1.ReadExportH\x00R\n" +
 	"readExport\x12A\n" +
-	"\fcheck_export\x18\x18 \x01(\v2\x1c.granary.node.v1.CheckExportH\x00R\vcheckExport\x12A\n" +
 	"\fbegin_import\x18\x19 \x01(\v2\x1c.granary.node.v1.BeginImportH\x00R\vbeginImport\x12;\n" +
 	"\n" +
 	"end_import\x18\x1a \x01(\v2\x1a.granary.node.v1.EndImportH\x00R\tendImport\x126\n" +
@@ -4531,7 +4396,7 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\x11documents_counted\x18\x06 \x01(\x03R\x10documentsCounted\x120\n" +
 	"\x14source_bytes_counted\x18\a \x01(\x03R\x12sourceBytesCounted\x12#\n" +
 	"\rblobs_missing\x18\b \x01(\x03R\fblobsMissing\x12\x1a\n" +
-	"\bdeleting\x18\t \x01(\bR\bdeleting\"\xf9\x06\n" +
+	"\bdeleting\x18\t \x01(\bR\bdeleting\"\xb0\x06\n" +
 	"\x12KnowledgeBaseReply\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12.\n" +
 	"\x05error\x18\x02 \x01(\v2\x16.granary.node.v1.ErrorH\x00R\x05error\x12B\n" +
@@ -4546,8 +4411,7 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	" \x01(\v2!.granary.node.v1.ReadEventsResultH\x00R\x06events\x12+\n" +
 	"\x04done\x18\v \x01(\v2\x15.granary.node.v1.DoneH\x00R\x04done\x12>\n" +
 	"\vexport_page\x18\x17 \x01(\v2\x1b.granary.node.v1.ExportPageH\x00R\n" +
-	"exportPage\x12G\n" +
-	"\fcheck_export\x18\x18 \x01(\v2\".granary.node.v1.CheckExportResultH\x00R\vcheckExport\x12A\n" +
+	"exportPage\x12A\n" +
 	"\fstorage_held\x18\x15 \x01(\v2\x1c.granary.node.v1.StorageHeldH\x00R\vstorageHeld\x12(\n" +
 	"\x03use\x18\x16 \x01(\v2\x14.granary.node.v1.UseH\x00R\x03useB\b\n" +
 	"\x06result\"\xe2\x01\n" +
@@ -4730,7 +4594,7 @@ func file_granary_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_granary_node_v1_node_proto_rawDescData
 }
 
-var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_granary_node_v1_node_proto_goTypes = []any{
 	(*Header)(nil),                        // 0: granary.node.v1.Header
 	(*Grant)(nil),                         // 1: granary.node.v1.Grant
@@ -4746,223 +4610,219 @@ var file_granary_node_v1_node_proto_goTypes = []any{
 	(*ReadExport)(nil),                    // 11: granary.node.v1.ReadExport
 	(*ExportPage)(nil),                    // 12: granary.node.v1.ExportPage
 	(*ExportDocument)(nil),                // 13: granary.node.v1.ExportDocument
-	(*CheckExport)(nil),                   // 14: granary.node.v1.CheckExport
-	(*CheckExportResult)(nil),             // 15: granary.node.v1.CheckExportResult
-	(*BeginImport)(nil),                   // 16: granary.node.v1.BeginImport
-	(*EndImport)(nil),                     // 17: granary.node.v1.EndImport
-	(*Done)(nil),                          // 18: granary.node.v1.Done
-	(*KnowledgeBaseCall)(nil),             // 19: granary.node.v1.KnowledgeBaseCall
-	(*StorageCall)(nil),                   // 20: granary.node.v1.StorageCall
-	(*StorageHeld)(nil),                   // 21: granary.node.v1.StorageHeld
-	(*GetUse)(nil),                        // 22: granary.node.v1.GetUse
-	(*Use)(nil),                           // 23: granary.node.v1.Use
-	(*KnowledgeBaseReply)(nil),            // 24: granary.node.v1.KnowledgeBaseReply
-	(*TenantSettings)(nil),                // 25: granary.node.v1.TenantSettings
-	(*GetAccess)(nil),                     // 26: granary.node.v1.GetAccess
-	(*Access)(nil),                        // 27: granary.node.v1.Access
-	(*KeyRecord)(nil),                     // 28: granary.node.v1.KeyRecord
-	(*CreateKey)(nil),                     // 29: granary.node.v1.CreateKey
-	(*ReportKeyUse)(nil),                  // 30: granary.node.v1.ReportKeyUse
-	(*KeyUse)(nil),                        // 31: granary.node.v1.KeyUse
-	(*GetSettings)(nil),                   // 32: granary.node.v1.GetSettings
-	(*RegisterKnowledgeBase)(nil),         // 33: granary.node.v1.RegisterKnowledgeBase
-	(*UnregisterKnowledgeBase)(nil),       // 34: granary.node.v1.UnregisterKnowledgeBase
-	(*LeaseTokens)(nil),                   // 35: granary.node.v1.LeaseTokens
-	(*TokenLease)(nil),                    // 36: granary.node.v1.TokenLease
-	(*TenantCall)(nil),                    // 37: granary.node.v1.TenantCall
-	(*LeaseStorage)(nil),                  // 38: granary.node.v1.LeaseStorage
-	(*StorageGrant)(nil),                  // 39: granary.node.v1.StorageGrant
-	(*CheckStorage)(nil),                  // 40: granary.node.v1.CheckStorage
-	(*LeasePlaces)(nil),                   // 41: granary.node.v1.LeasePlaces
-	(*PlaceLease)(nil),                    // 42: granary.node.v1.PlaceLease
-	(*TenantReply)(nil),                   // 43: granary.node.v1.TenantReply
-	nil,                                   // 44: granary.node.v1.Error.MetadataEntry
-	(*durationpb.Duration)(nil),           // 45: google.protobuf.Duration
-	(*v1.DocumentSpec)(nil),               // 46: granary.v1.DocumentSpec
-	(*v1.Document)(nil),                   // 47: granary.v1.Document
-	(*v1.Event)(nil),                      // 48: granary.v1.Event
-	(*v1.Progress)(nil),                   // 49: granary.v1.Progress
-	(*v1.KnowledgeBase)(nil),              // 50: granary.v1.KnowledgeBase
-	(*v1.CreateKnowledgeBaseRequest)(nil), // 51: granary.v1.CreateKnowledgeBaseRequest
-	(*v1.GetKnowledgeBaseRequest)(nil),    // 52: granary.v1.GetKnowledgeBaseRequest
-	(*v1.UpdateKnowledgeBaseRequest)(nil), // 53: granary.v1.UpdateKnowledgeBaseRequest
-	(*v1.DeleteKnowledgeBaseRequest)(nil), // 54: granary.v1.DeleteKnowledgeBaseRequest
-	(*v1.GetDocumentRequest)(nil),         // 55: granary.v1.GetDocumentRequest
-	(*v1.ListDocumentsRequest)(nil),       // 56: granary.v1.ListDocumentsRequest
-	(*v1.DeleteDocumentRequest)(nil),      // 57: granary.v1.DeleteDocumentRequest
-	(*v1.CancelDocumentRequest)(nil),      // 58: granary.v1.CancelDocumentRequest
-	(*v1.ReprocessDocumentRequest)(nil),   // 59: granary.v1.ReprocessDocumentRequest
-	(*v1.ListChunksRequest)(nil),          // 60: granary.v1.ListChunksRequest
-	(*v1.GetDocumentTextRequest)(nil),     // 61: granary.v1.GetDocumentTextRequest
-	(*v1.SearchRequest)(nil),              // 62: granary.v1.SearchRequest
-	(*v1.ListDocumentsResponse)(nil),      // 63: granary.v1.ListDocumentsResponse
-	(*v1.ListChunksResponse)(nil),         // 64: granary.v1.ListChunksResponse
-	(*v1.GetDocumentTextResponse)(nil),    // 65: granary.v1.GetDocumentTextResponse
-	(*v1.SearchResponse)(nil),             // 66: granary.v1.SearchResponse
-	(*v1.Config)(nil),                     // 67: granary.v1.Config
-	(*v1.TenantLimits)(nil),               // 68: granary.v1.TenantLimits
-	(v1.TenantState)(0),                   // 69: granary.v1.TenantState
-	(*timestamppb.Timestamp)(nil),         // 70: google.protobuf.Timestamp
-	(*v1.CreateApiKeyRequest)(nil),        // 71: granary.v1.CreateApiKeyRequest
-	(*v1.GetTenantRequest)(nil),           // 72: granary.v1.GetTenantRequest
-	(*v1.UpdateTenantConfigRequest)(nil),  // 73: granary.v1.UpdateTenantConfigRequest
-	(*v1.ListKnowledgeBasesRequest)(nil),  // 74: granary.v1.ListKnowledgeBasesRequest
-	(*v1.GetApiKeyRequest)(nil),           // 75: granary.v1.GetApiKeyRequest
-	(*v1.ListApiKeysRequest)(nil),         // 76: granary.v1.ListApiKeysRequest
-	(*v1.RevokeApiKeyRequest)(nil),        // 77: granary.v1.RevokeApiKeyRequest
-	(*v1.RoleBinding)(nil),                // 78: granary.v1.RoleBinding
-	(*v1.RemoveRoleBindingRequest)(nil),   // 79: granary.v1.RemoveRoleBindingRequest
-	(*v1.ListRoleBindingsRequest)(nil),    // 80: granary.v1.ListRoleBindingsRequest
-	(*v1.CreateWorkspaceRequest)(nil),     // 81: granary.v1.CreateWorkspaceRequest
-	(*v1.ListWorkspacesRequest)(nil),      // 82: granary.v1.ListWorkspacesRequest
-	(*v1.Workspace)(nil),                  // 83: granary.v1.Workspace
-	(*v1.DeleteWorkspaceRequest)(nil),     // 84: granary.v1.DeleteWorkspaceRequest
-	(*v1.CreateTenantRequest)(nil),        // 85: granary.v1.CreateTenantRequest
-	(*v1.UpdateTenantRequest)(nil),        // 86: granary.v1.UpdateTenantRequest
-	(*v1.SuspendTenantRequest)(nil),       // 87: granary.v1.SuspendTenantRequest
-	(*v1.ResumeTenantRequest)(nil),        // 88: granary.v1.ResumeTenantRequest
-	(*v1.DeleteTenantRequest)(nil),        // 89: granary.v1.DeleteTenantRequest
-	(*v1.UndeleteTenantRequest)(nil),      // 90: granary.v1.UndeleteTenantRequest
-	(*v1.DescribeTenantRequest)(nil),      // 91: granary.v1.DescribeTenantRequest
-	(*v1.GetWorkspaceRequest)(nil),        // 92: granary.v1.GetWorkspaceRequest
-	(*v1.GetUsageRequest)(nil),            // 93: granary.v1.GetUsageRequest
-	(*v1.RecountUsageRequest)(nil),        // 94: granary.v1.RecountUsageRequest
-	(*v1.Tenant)(nil),                     // 95: granary.v1.Tenant
-	(*v1.ListKnowledgeBasesResponse)(nil), // 96: granary.v1.ListKnowledgeBasesResponse
-	(*v1.ApiKey)(nil),                     // 97: granary.v1.ApiKey
-	(*v1.ListApiKeysResponse)(nil),        // 98: granary.v1.ListApiKeysResponse
-	(*v1.ListRoleBindingsResponse)(nil),   // 99: granary.v1.ListRoleBindingsResponse
-	(*v1.ListWorkspacesResponse)(nil),     // 100: granary.v1.ListWorkspacesResponse
-	(*v1.Usage)(nil),                      // 101: granary.v1.Usage
-	(*v1.RecountUsageResponse)(nil),       // 102: granary.v1.RecountUsageResponse
+	(*BeginImport)(nil),                   // 14: granary.node.v1.BeginImport
+	(*EndImport)(nil),                     // 15: granary.node.v1.EndImport
+	(*Done)(nil),                          // 16: granary.node.v1.Done
+	(*KnowledgeBaseCall)(nil),             // 17: granary.node.v1.KnowledgeBaseCall
+	(*StorageCall)(nil),                   // 18: granary.node.v1.StorageCall
+	(*StorageHeld)(nil),                   // 19: granary.node.v1.StorageHeld
+	(*GetUse)(nil),                        // 20: granary.node.v1.GetUse
+	(*Use)(nil),                           // 21: granary.node.v1.Use
+	(*KnowledgeBaseReply)(nil),            // 22: granary.node.v1.KnowledgeBaseReply
+	(*TenantSettings)(nil),                // 23: granary.node.v1.TenantSettings
+	(*GetAccess)(nil),                     // 24: granary.node.v1.GetAccess
+	(*Access)(nil),                        // 25: granary.node.v1.Access
+	(*KeyRecord)(nil),                     // 26: granary.node.v1.KeyRecord
+	(*CreateKey)(nil),                     // 27: granary.node.v1.CreateKey
+	(*ReportKeyUse)(nil),                  // 28: granary.node.v1.ReportKeyUse
+	(*KeyUse)(nil),                        // 29: granary.node.v1.KeyUse
+	(*GetSettings)(nil),                   // 30: granary.node.v1.GetSettings
+	(*RegisterKnowledgeBase)(nil),         // 31: granary.node.v1.RegisterKnowledgeBase
+	(*UnregisterKnowledgeBase)(nil),       // 32: granary.node.v1.UnregisterKnowledgeBase
+	(*LeaseTokens)(nil),                   // 33: granary.node.v1.LeaseTokens
+	(*TokenLease)(nil),                    // 34: granary.node.v1.TokenLease
+	(*TenantCall)(nil),                    // 35: granary.node.v1.TenantCall
+	(*LeaseStorage)(nil),                  // 36: granary.node.v1.LeaseStorage
+	(*StorageGrant)(nil),                  // 37: granary.node.v1.StorageGrant
+	(*CheckStorage)(nil),                  // 38: granary.node.v1.CheckStorage
+	(*LeasePlaces)(nil),                   // 39: granary.node.v1.LeasePlaces
+	(*PlaceLease)(nil),                    // 40: granary.node.v1.PlaceLease
+	(*TenantReply)(nil),                   // 41: granary.node.v1.TenantReply
+	nil,                                   // 42: granary.node.v1.Error.MetadataEntry
+	(*durationpb.Duration)(nil),           // 43: google.protobuf.Duration
+	(*v1.DocumentSpec)(nil),               // 44: granary.v1.DocumentSpec
+	(*v1.Document)(nil),                   // 45: granary.v1.Document
+	(*v1.Event)(nil),                      // 46: granary.v1.Event
+	(*v1.Progress)(nil),                   // 47: granary.v1.Progress
+	(*v1.KnowledgeBase)(nil),              // 48: granary.v1.KnowledgeBase
+	(*v1.CreateKnowledgeBaseRequest)(nil), // 49: granary.v1.CreateKnowledgeBaseRequest
+	(*v1.GetKnowledgeBaseRequest)(nil),    // 50: granary.v1.GetKnowledgeBaseRequest
+	(*v1.UpdateKnowledgeBaseRequest)(nil), // 51: granary.v1.UpdateKnowledgeBaseRequest
+	(*v1.DeleteKnowledgeBaseRequest)(nil), // 52: granary.v1.DeleteKnowledgeBaseRequest
+	(*v1.GetDocumentRequest)(nil),         // 53: granary.v1.GetDocumentRequest
+	(*v1.ListDocumentsRequest)(nil),       // 54: granary.v1.ListDocumentsRequest
+	(*v1.DeleteDocumentRequest)(nil),      // 55: granary.v1.DeleteDocumentRequest
+	(*v1.CancelDocumentRequest)(nil),      // 56: granary.v1.CancelDocumentRequest
+	(*v1.ReprocessDocumentRequest)(nil),   // 57: granary.v1.ReprocessDocumentRequest
+	(*v1.ListChunksRequest)(nil),          // 58: granary.v1.ListChunksRequest
+	(*v1.GetDocumentTextRequest)(nil),     // 59: granary.v1.GetDocumentTextRequest
+	(*v1.SearchRequest)(nil),              // 60: granary.v1.SearchRequest
+	(*v1.ListDocumentsResponse)(nil),      // 61: granary.v1.ListDocumentsResponse
+	(*v1.ListChunksResponse)(nil),         // 62: granary.v1.ListChunksResponse
+	(*v1.GetDocumentTextResponse)(nil),    // 63: granary.v1.GetDocumentTextResponse
+	(*v1.SearchResponse)(nil),             // 64: granary.v1.SearchResponse
+	(*v1.Config)(nil),                     // 65: granary.v1.Config
+	(*v1.TenantLimits)(nil),               // 66: granary.v1.TenantLimits
+	(v1.TenantState)(0),                   // 67: granary.v1.TenantState
+	(*timestamppb.Timestamp)(nil),         // 68: google.protobuf.Timestamp
+	(*v1.CreateApiKeyRequest)(nil),        // 69: granary.v1.CreateApiKeyRequest
+	(*v1.GetTenantRequest)(nil),           // 70: granary.v1.GetTenantRequest
+	(*v1.UpdateTenantConfigRequest)(nil),  // 71: granary.v1.UpdateTenantConfigRequest
+	(*v1.ListKnowledgeBasesRequest)(nil),  // 72: granary.v1.ListKnowledgeBasesRequest
+	(*v1.GetApiKeyRequest)(nil),           // 73: granary.v1.GetApiKeyRequest
+	(*v1.ListApiKeysRequest)(nil),         // 74: granary.v1.ListApiKeysRequest
+	(*v1.RevokeApiKeyRequest)(nil),        // 75: granary.v1.RevokeApiKeyRequest
+	(*v1.RoleBinding)(nil),                // 76: granary.v1.RoleBinding
+	(*v1.RemoveRoleBindingRequest)(nil),   // 77: granary.v1.RemoveRoleBindingRequest
+	(*v1.ListRoleBindingsRequest)(nil),    // 78: granary.v1.ListRoleBindingsRequest
+	(*v1.CreateWorkspaceRequest)(nil),     // 79: granary.v1.CreateWorkspaceRequest
+	(*v1.ListWorkspacesRequest)(nil),      // 80: granary.v1.ListWorkspacesRequest
+	(*v1.Workspace)(nil),                  // 81: granary.v1.Workspace
+	(*v1.DeleteWorkspaceRequest)(nil),     // 82: granary.v1.DeleteWorkspaceRequest
+	(*v1.CreateTenantRequest)(nil),        // 83: granary.v1.CreateTenantRequest
+	(*v1.UpdateTenantRequest)(nil),        // 84: granary.v1.UpdateTenantRequest
+	(*v1.SuspendTenantRequest)(nil),       // 85: granary.v1.SuspendTenantRequest
+	(*v1.ResumeTenantRequest)(nil),        // 86: granary.v1.ResumeTenantRequest
+	(*v1.DeleteTenantRequest)(nil),        // 87: granary.v1.DeleteTenantRequest
+	(*v1.UndeleteTenantRequest)(nil),      // 88: granary.v1.UndeleteTenantRequest
+	(*v1.DescribeTenantRequest)(nil),      // 89: granary.v1.DescribeTenantRequest
+	(*v1.GetWorkspaceRequest)(nil),        // 90: granary.v1.GetWorkspaceRequest
+	(*v1.GetUsageRequest)(nil),            // 91: granary.v1.GetUsageRequest
+	(*v1.RecountUsageRequest)(nil),        // 92: granary.v1.RecountUsageRequest
+	(*v1.Tenant)(nil),                     // 93: granary.v1.Tenant
+	(*v1.ListKnowledgeBasesResponse)(nil), // 94: granary.v1.ListKnowledgeBasesResponse
+	(*v1.ApiKey)(nil),                     // 95: granary.v1.ApiKey
+	(*v1.ListApiKeysResponse)(nil),        // 96: granary.v1.ListApiKeysResponse
+	(*v1.ListRoleBindingsResponse)(nil),   // 97: granary.v1.ListRoleBindingsResponse
+	(*v1.ListWorkspacesResponse)(nil),     // 98: granary.v1.ListWorkspacesResponse
+	(*v1.Usage)(nil),                      // 99: granary.v1.Usage
+	(*v1.RecountUsageResponse)(nil),       // 100: granary.v1.RecountUsageResponse
 }
 var file_granary_node_v1_node_proto_depIdxs = []int32{
-	45,  // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
+	43,  // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
 	1,   // 1: granary.node.v1.Header.grants:type_name -> granary.node.v1.Grant
-	44,  // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
+	42,  // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
 	3,   // 3: granary.node.v1.Error.fields:type_name -> granary.node.v1.FieldViolation
-	45,  // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
-	46,  // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
+	43,  // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
+	44,  // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
 	4,   // 6: granary.node.v1.AddDocument.source:type_name -> granary.node.v1.SourceRef
-	47,  // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
-	45,  // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
-	48,  // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
-	49,  // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
-	50,  // 11: granary.node.v1.ExportPage.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	45,  // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
+	43,  // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
+	46,  // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
+	47,  // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
+	48,  // 11: granary.node.v1.ExportPage.knowledge_base:type_name -> granary.v1.KnowledgeBase
 	13,  // 12: granary.node.v1.ExportPage.documents:type_name -> granary.node.v1.ExportDocument
-	46,  // 13: granary.node.v1.ExportDocument.spec:type_name -> granary.v1.DocumentSpec
+	44,  // 13: granary.node.v1.ExportDocument.spec:type_name -> granary.v1.DocumentSpec
 	4,   // 14: granary.node.v1.ExportDocument.source:type_name -> granary.node.v1.SourceRef
-	47,  // 15: granary.node.v1.ExportDocument.document:type_name -> granary.v1.Document
-	51,  // 16: granary.node.v1.BeginImport.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	45,  // 15: granary.node.v1.ExportDocument.document:type_name -> granary.v1.Document
+	49,  // 16: granary.node.v1.BeginImport.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
 	0,   // 17: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
-	51,  // 18: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
-	52,  // 19: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
-	53,  // 20: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
-	54,  // 21: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
+	49,  // 18: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	50,  // 19: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
+	51,  // 20: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
+	52,  // 21: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
 	5,   // 22: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
-	55,  // 23: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
-	56,  // 24: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
-	57,  // 25: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
-	58,  // 26: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
-	59,  // 27: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
-	60,  // 28: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
-	61,  // 29: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
-	62,  // 30: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
+	53,  // 23: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
+	54,  // 24: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
+	55,  // 25: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
+	56,  // 26: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
+	57,  // 27: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
+	58,  // 28: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
+	59,  // 29: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
+	60,  // 30: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
 	7,   // 31: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
 	10,  // 32: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
-	25,  // 33: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
+	23,  // 33: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
 	11,  // 34: granary.node.v1.KnowledgeBaseCall.read_export:type_name -> granary.node.v1.ReadExport
-	14,  // 35: granary.node.v1.KnowledgeBaseCall.check_export:type_name -> granary.node.v1.CheckExport
-	16,  // 36: granary.node.v1.KnowledgeBaseCall.begin_import:type_name -> granary.node.v1.BeginImport
-	17,  // 37: granary.node.v1.KnowledgeBaseCall.end_import:type_name -> granary.node.v1.EndImport
-	9,   // 38: granary.node.v1.KnowledgeBaseCall.erased:type_name -> granary.node.v1.CheckErased
-	20,  // 39: granary.node.v1.KnowledgeBaseCall.storage:type_name -> granary.node.v1.StorageCall
-	22,  // 40: granary.node.v1.KnowledgeBaseCall.get_use:type_name -> granary.node.v1.GetUse
-	2,   // 41: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
-	50,  // 42: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	6,   // 43: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
-	47,  // 44: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
-	63,  // 45: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
-	64,  // 46: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
-	65,  // 47: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
-	66,  // 48: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
-	8,   // 49: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
-	18,  // 50: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
-	12,  // 51: granary.node.v1.KnowledgeBaseReply.export_page:type_name -> granary.node.v1.ExportPage
-	15,  // 52: granary.node.v1.KnowledgeBaseReply.check_export:type_name -> granary.node.v1.CheckExportResult
-	21,  // 53: granary.node.v1.KnowledgeBaseReply.storage_held:type_name -> granary.node.v1.StorageHeld
-	23,  // 54: granary.node.v1.KnowledgeBaseReply.use:type_name -> granary.node.v1.Use
-	67,  // 55: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
-	68,  // 56: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
-	69,  // 57: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
-	69,  // 58: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
-	1,   // 59: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
-	28,  // 60: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
-	70,  // 61: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
-	71,  // 62: granary.node.v1.CreateKey.request:type_name -> granary.v1.CreateApiKeyRequest
-	31,  // 63: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
-	70,  // 64: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
-	70,  // 65: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
-	45,  // 66: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
-	45,  // 67: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
-	0,   // 68: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
-	72,  // 69: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
-	73,  // 70: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
-	32,  // 71: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
-	33,  // 72: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
-	34,  // 73: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
-	74,  // 74: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
-	10,  // 75: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
-	26,  // 76: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
-	30,  // 77: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
-	29,  // 78: granary.node.v1.TenantCall.create_key:type_name -> granary.node.v1.CreateKey
-	75,  // 79: granary.node.v1.TenantCall.get_key:type_name -> granary.v1.GetApiKeyRequest
-	76,  // 80: granary.node.v1.TenantCall.list_keys:type_name -> granary.v1.ListApiKeysRequest
-	77,  // 81: granary.node.v1.TenantCall.revoke_key:type_name -> granary.v1.RevokeApiKeyRequest
-	78,  // 82: granary.node.v1.TenantCall.bind_role:type_name -> granary.v1.RoleBinding
-	79,  // 83: granary.node.v1.TenantCall.unbind_role:type_name -> granary.v1.RemoveRoleBindingRequest
-	80,  // 84: granary.node.v1.TenantCall.list_roles:type_name -> granary.v1.ListRoleBindingsRequest
-	81,  // 85: granary.node.v1.TenantCall.create_workspace:type_name -> granary.v1.CreateWorkspaceRequest
-	82,  // 86: granary.node.v1.TenantCall.list_workspaces:type_name -> granary.v1.ListWorkspacesRequest
-	83,  // 87: granary.node.v1.TenantCall.update_workspace:type_name -> granary.v1.Workspace
-	84,  // 88: granary.node.v1.TenantCall.delete_workspace:type_name -> granary.v1.DeleteWorkspaceRequest
-	85,  // 89: granary.node.v1.TenantCall.create_tenant:type_name -> granary.v1.CreateTenantRequest
-	86,  // 90: granary.node.v1.TenantCall.update_tenant:type_name -> granary.v1.UpdateTenantRequest
-	87,  // 91: granary.node.v1.TenantCall.suspend_tenant:type_name -> granary.v1.SuspendTenantRequest
-	88,  // 92: granary.node.v1.TenantCall.resume_tenant:type_name -> granary.v1.ResumeTenantRequest
-	89,  // 93: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
-	90,  // 94: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
-	91,  // 95: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
-	92,  // 96: granary.node.v1.TenantCall.get_workspace:type_name -> granary.v1.GetWorkspaceRequest
-	35,  // 97: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
-	93,  // 98: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
-	38,  // 99: granary.node.v1.TenantCall.lease_storage:type_name -> granary.node.v1.LeaseStorage
-	41,  // 100: granary.node.v1.TenantCall.lease_places:type_name -> granary.node.v1.LeasePlaces
-	94,  // 101: granary.node.v1.TenantCall.recount_usage:type_name -> granary.v1.RecountUsageRequest
-	40,  // 102: granary.node.v1.TenantCall.check_storage:type_name -> granary.node.v1.CheckStorage
-	2,   // 103: granary.node.v1.StorageGrant.refusal:type_name -> granary.node.v1.Error
-	45,  // 104: granary.node.v1.PlaceLease.ttl:type_name -> google.protobuf.Duration
-	2,   // 105: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
-	95,  // 106: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
-	25,  // 107: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
-	96,  // 108: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
-	18,  // 109: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
-	27,  // 110: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
-	97,  // 111: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
-	98,  // 112: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
-	99,  // 113: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
-	83,  // 114: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
-	100, // 115: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
-	36,  // 116: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
-	101, // 117: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
-	39,  // 118: granary.node.v1.TenantReply.storage_grant:type_name -> granary.node.v1.StorageGrant
-	42,  // 119: granary.node.v1.TenantReply.place_lease:type_name -> granary.node.v1.PlaceLease
-	102, // 120: granary.node.v1.TenantReply.recount:type_name -> granary.v1.RecountUsageResponse
-	121, // [121:121] is the sub-list for method output_type
-	121, // [121:121] is the sub-list for method input_type
-	121, // [121:121] is the sub-list for extension type_name
-	121, // [121:121] is the sub-list for extension extendee
-	0,   // [0:121] is the sub-list for field type_name
+	14,  // 35: granary.node.v1.KnowledgeBaseCall.begin_import:type_name -> granary.node.v1.BeginImport
+	15,  // 36: granary.node.v1.KnowledgeBaseCall.end_import:type_name -> granary.node.v1.EndImport
+	9,   // 37: granary.node.v1.KnowledgeBaseCall.erased:type_name -> granary.node.v1.CheckErased
+	18,  // 38: granary.node.v1.KnowledgeBaseCall.storage:type_name -> granary.node.v1.StorageCall
+	20,  // 39: granary.node.v1.KnowledgeBaseCall.get_use:type_name -> granary.node.v1.GetUse
+	2,   // 40: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
+	48,  // 41: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	6,   // 42: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
+	45,  // 43: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
+	61,  // 44: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
+	62,  // 45: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
+	63,  // 46: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
+	64,  // 47: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
+	8,   // 48: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
+	16,  // 49: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
+	12,  // 50: granary.node.v1.KnowledgeBaseReply.export_page:type_name -> granary.node.v1.ExportPage
+	19,  // 51: granary.node.v1.KnowledgeBaseReply.storage_held:type_name -> granary.node.v1.StorageHeld
+	21,  // 52: granary.node.v1.KnowledgeBaseReply.use:type_name -> granary.node.v1.Use
+	65,  // 53: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
+	66,  // 54: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
+	67,  // 55: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
+	67,  // 56: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
+	1,   // 57: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
+	26,  // 58: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
+	68,  // 59: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
+	69,  // 60: granary.node.v1.CreateKey.request:type_name -> granary.v1.CreateApiKeyRequest
+	29,  // 61: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
+	68,  // 62: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
+	68,  // 63: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
+	43,  // 64: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
+	43,  // 65: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
+	0,   // 66: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
+	70,  // 67: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
+	71,  // 68: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
+	30,  // 69: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
+	31,  // 70: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
+	32,  // 71: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
+	72,  // 72: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
+	10,  // 73: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
+	24,  // 74: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
+	28,  // 75: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
+	27,  // 76: granary.node.v1.TenantCall.create_key:type_name -> granary.node.v1.CreateKey
+	73,  // 77: granary.node.v1.TenantCall.get_key:type_name -> granary.v1.GetApiKeyRequest
+	74,  // 78: granary.node.v1.TenantCall.list_keys:type_name -> granary.v1.ListApiKeysRequest
+	75,  // 79: granary.node.v1.TenantCall.revoke_key:type_name -> granary.v1.RevokeApiKeyRequest
+	76,  // 80: granary.node.v1.TenantCall.bind_role:type_name -> granary.v1.RoleBinding
+	77,  // 81: granary.node.v1.TenantCall.unbind_role:type_name -> granary.v1.RemoveRoleBindingRequest
+	78,  // 82: granary.node.v1.TenantCall.list_roles:type_name -> granary.v1.ListRoleBindingsRequest
+	79,  // 83: granary.node.v1.TenantCall.create_workspace:type_name -> granary.v1.CreateWorkspaceRequest
+	80,  // 84: granary.node.v1.TenantCall.list_workspaces:type_name -> granary.v1.ListWorkspacesRequest
+	81,  // 85: granary.node.v1.TenantCall.update_workspace:type_name -> granary.v1.Workspace
+	82,  // 86: granary.node.v1.TenantCall.delete_workspace:type_name -> granary.v1.DeleteWorkspaceRequest
+	83,  // 87: granary.node.v1.TenantCall.create_tenant:type_name -> granary.v1.CreateTenantRequest
+	84,  // 88: granary.node.v1.TenantCall.update_tenant:type_name -> granary.v1.UpdateTenantRequest
+	85,  // 89: granary.node.v1.TenantCall.suspend_tenant:type_name -> granary.v1.SuspendTenantRequest
+	86,  // 90: granary.node.v1.TenantCall.resume_tenant:type_name -> granary.v1.ResumeTenantRequest
+	87,  // 91: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
+	88,  // 92: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
+	89,  // 93: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
+	90,  // 94: granary.node.v1.TenantCall.get_workspace:type_name -> granary.v1.GetWorkspaceRequest
+	33,  // 95: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
+	91,  // 96: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
+	36,  // 97: granary.node.v1.TenantCall.lease_storage:type_name -> granary.node.v1.LeaseStorage
+	39,  // 98: granary.node.v1.TenantCall.lease_places:type_name -> granary.node.v1.LeasePlaces
+	92,  // 99: granary.node.v1.TenantCall.recount_usage:type_name -> granary.v1.RecountUsageRequest
+	38,  // 100: granary.node.v1.TenantCall.check_storage:type_name -> granary.node.v1.CheckStorage
+	2,   // 101: granary.node.v1.StorageGrant.refusal:type_name -> granary.node.v1.Error
+	43,  // 102: granary.node.v1.PlaceLease.ttl:type_name -> google.protobuf.Duration
+	2,   // 103: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
+	93,  // 104: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
+	23,  // 105: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
+	94,  // 106: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
+	16,  // 107: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
+	25,  // 108: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
+	95,  // 109: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
+	96,  // 110: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
+	97,  // 111: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
+	81,  // 112: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
+	98,  // 113: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
+	34,  // 114: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
+	99,  // 115: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
+	37,  // 116: granary.node.v1.TenantReply.storage_grant:type_name -> granary.node.v1.StorageGrant
+	40,  // 117: granary.node.v1.TenantReply.place_lease:type_name -> granary.node.v1.PlaceLease
+	100, // 118: granary.node.v1.TenantReply.recount:type_name -> granary.v1.RecountUsageResponse
+	119, // [119:119] is the sub-list for method output_type
+	119, // [119:119] is the sub-list for method input_type
+	119, // [119:119] is the sub-list for extension type_name
+	119, // [119:119] is the sub-list for extension extendee
+	0,   // [0:119] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_node_proto_init() }
@@ -4970,7 +4830,7 @@ func file_granary_node_v1_node_proto_init() {
 	if File_granary_node_v1_node_proto != nil {
 		return
 	}
-	file_granary_node_v1_node_proto_msgTypes[19].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[17].OneofWrappers = []any{
 		(*KnowledgeBaseCall_Create)(nil),
 		(*KnowledgeBaseCall_Get)(nil),
 		(*KnowledgeBaseCall_Update)(nil),
@@ -4988,14 +4848,13 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseCall_Wake)(nil),
 		(*KnowledgeBaseCall_TenantChanged)(nil),
 		(*KnowledgeBaseCall_ReadExport)(nil),
-		(*KnowledgeBaseCall_CheckExport)(nil),
 		(*KnowledgeBaseCall_BeginImport)(nil),
 		(*KnowledgeBaseCall_EndImport)(nil),
 		(*KnowledgeBaseCall_Erased)(nil),
 		(*KnowledgeBaseCall_Storage)(nil),
 		(*KnowledgeBaseCall_GetUse)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[24].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[22].OneofWrappers = []any{
 		(*KnowledgeBaseReply_Error)(nil),
 		(*KnowledgeBaseReply_KnowledgeBase)(nil),
 		(*KnowledgeBaseReply_AddDocument)(nil),
@@ -5007,11 +4866,10 @@ func file_granary_node_v1_node_proto_init() {
 		(*KnowledgeBaseReply_Events)(nil),
 		(*KnowledgeBaseReply_Done)(nil),
 		(*KnowledgeBaseReply_ExportPage)(nil),
-		(*KnowledgeBaseReply_CheckExport)(nil),
 		(*KnowledgeBaseReply_StorageHeld)(nil),
 		(*KnowledgeBaseReply_Use)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[37].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[35].OneofWrappers = []any{
 		(*TenantCall_Get)(nil),
 		(*TenantCall_UpdateConfig)(nil),
 		(*TenantCall_GetSettings)(nil),
@@ -5047,7 +4905,7 @@ func file_granary_node_v1_node_proto_init() {
 		(*TenantCall_RecountUsage)(nil),
 		(*TenantCall_CheckStorage)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[43].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[41].OneofWrappers = []any{
 		(*TenantReply_Error)(nil),
 		(*TenantReply_Tenant)(nil),
 		(*TenantReply_Settings)(nil),
@@ -5071,7 +4929,7 @@ func file_granary_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_node_v1_node_proto_rawDesc), len(file_granary_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
