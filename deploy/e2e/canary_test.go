@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -256,12 +257,32 @@ func (a *aviary) leave() {
 	a.ok("DocumentService/DeleteDocument", `{"name":"knowledgeBases/vault/documents/data"}`)
 	a.ok("KnowledgeBaseService/CreateKnowledgeBase", `{"knowledgeBaseId":"second"}`)
 	a.ok("KnowledgeBaseService/DeleteKnowledgeBase", `{"name":"knowledgeBases/second"}`)
+	a.exportAudit()
 	for _, n := range a.nodes {
 		_ = n.cmd.Process.Signal(syscall.SIGTERM)
 	}
 	for _, n := range a.nodes {
 		if err := n.cmd.Wait(); err != nil {
 			a.t.Errorf("%s ended with %v", n.name, err)
+		}
+	}
+}
+
+// exportAudit reads the whole audit: as its owner, whose it is, and as an operator, to
+// whom it shows no content.
+func (a *aviary) exportAudit() {
+	a.t.Helper()
+	for token, args := range map[string][]string{a.admin: {"audit", "export"}, a.operator: {"audit", "export", "--tenant", "acme"}} {
+		cmd := exec.CommandContext(a.t.Context(), binary, args...)
+		cmd.Env = append(os.Environ(), "GRANARY_SERVER=http://"+a.nodes[0].api, "GRANARY_TOKEN="+token, "GRANARY_OPERATOR_TOKEN="+token)
+		out, err := cmd.CombinedOutput()
+		if err != nil || bytes.Count(out, []byte("\n")) < 10 {
+			a.t.Errorf("granary %v: %v, %d bytes: %.300s", args, err, len(out), out)
+		}
+		if token == a.operator {
+			_, _ = a.public.Write(out)
+		} else {
+			_, _ = a.owners.Write(out)
 		}
 	}
 }
