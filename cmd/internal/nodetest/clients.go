@@ -28,7 +28,6 @@ type Clients struct {
 	Erasures  granaryv1connect.ErasureServiceClient
 	Cluster   granaryv1connect.ClusterServiceClient
 	Keys      granaryv1connect.EncryptionServiceClient
-	Erasures  granaryv1connect.ErasureServiceClient
 	Admin     granaryv1connect.TenantAdminServiceClient // of all tenants, for operators
 	Audit     granaryv1connect.AuditServiceClient
 	Audits    granaryv1connect.AuditAdminServiceClient // of all tenants, for operators
@@ -52,7 +51,6 @@ func Dial(t testing.TB, url, token string, watch ...func(path string)) *Clients 
 		Erasures:  granaryv1connect.NewErasureServiceClient(client),
 		Cluster:   granaryv1connect.NewClusterServiceClient(client),
 		Keys:      granaryv1connect.NewEncryptionServiceClient(client),
-		Erasures:  granaryv1connect.NewErasureServiceClient(client),
 		Admin:     granaryv1connect.NewTenantAdminServiceClient(client),
 		Audit:     granaryv1connect.NewAuditServiceClient(client),
 		Audits:    granaryv1connect.NewAuditAdminServiceClient(client),
