@@ -47,6 +47,10 @@ func (f *fake) CreateWorkspace(ctx context.Context, r *granaryv1.CreateWorkspace
 	return unary[*granaryv1.CreateWorkspaceResponse](ctx, f, r)
 }
 
+func (f *fake) GetWorkspace(ctx context.Context, r *granaryv1.GetWorkspaceRequest) (*granaryv1.GetWorkspaceResponse, error) {
+	return unary[*granaryv1.GetWorkspaceResponse](ctx, f, r)
+}
+
 func (f *fake) ListWorkspaces(ctx context.Context, r *granaryv1.ListWorkspacesRequest) (*granaryv1.ListWorkspacesResponse, error) {
 	return unary[*granaryv1.ListWorkspacesResponse](ctx, f, r)
 }
@@ -143,6 +147,8 @@ func accessScript(req proto.Message) (proto.Message, error) {
 		return &granaryv1.ListRoleBindingsResponse{Bindings: []*granaryv1.RoleBinding{{Subject: "zoë", Grant: &granaryv1.AccessGrant{Role: "admin"}}}}, nil
 	case *granaryv1.CreateWorkspaceRequest:
 		return &granaryv1.CreateWorkspaceResponse{Workspace: &granaryv1.Workspace{Name: "workspaces/" + r.GetWorkspaceId(), DisplayName: r.GetDisplayName(), CreateTime: at(0)}}, nil
+	case *granaryv1.GetWorkspaceRequest:
+		return &granaryv1.GetWorkspaceResponse{Workspace: &granaryv1.Workspace{Name: "workspaces/" + r.GetName(), CreateTime: at(0)}}, nil
 	case *granaryv1.UpdateWorkspaceRequest:
 		return &granaryv1.UpdateWorkspaceResponse{Workspace: r.GetWorkspace()}, nil
 	case *granaryv1.ListWorkspacesRequest:

@@ -23,7 +23,7 @@ func (a *app) workspaceCommand() *cobra.Command {
   granary kb create contracts --workspace legal
   granary role grant jane@example.com editor --workspace legal`,
 	}))
-	cmd.AddCommand(a.workspaceCreate(), a.workspaceList(), a.workspaceUpdate(), a.workspaceDelete())
+	cmd.AddCommand(a.workspaceCreate(), a.workspaceGet(), a.workspaceList(), a.workspaceUpdate(), a.workspaceDelete())
 	return cmd
 }
 
@@ -56,6 +56,25 @@ func (a *app) workspaceCreate() *cobra.Command {
 		return out.workspaces(res.GetWorkspace())
 	})
 	return cmd
+}
+
+func (a *app) workspaceGet() *cobra.Command {
+	return &cobra.Command{
+		Use:     "get NAME",
+		Short:   "Show a workspace",
+		Example: "  granary workspace get legal",
+		Args:    exactArgs("NAME"),
+		RunE: a.run(func(ctx context.Context, s *session, out *output, args []string) error {
+			res, err := call(ctx, s, s.access.GetWorkspace, &granaryv1.GetWorkspaceRequest{Name: args[0]})
+			switch {
+			case err != nil:
+				return err
+			case out.json:
+				return out.message(res)
+			}
+			return out.workspaces(res.GetWorkspace())
+		}),
+	}
 }
 
 func (a *app) workspaceList() *cobra.Command {
