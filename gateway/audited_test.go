@@ -167,6 +167,11 @@ func TestI1_RecordSaysWhoWhatWhenFromWhereAndWhatCameOfIt(t *testing.T) {
 	if r := a.one(t); r.Tenant != "other" || r.Principal != "olga" || r.Credential != "operator" {
 		t.Errorf("an operator's call: %+v", r)
 	}
+	_, _ = w.do(http.MethodPost, tenantAdminService+"DescribeTenant", `{"name":"other"}`,
+		"Content-Type", "application/json", "Authorization", "Bearer "+w.operatorToken())
+	if r := a.one(t); r.Tenant != "other" || r.Resource != "tenants/other" || r.Principal != "olga" {
+		t.Errorf("an operator's call about a tenant: %+v", r)
+	}
 	path := getKB + "?connect=v1&encoding=json&message=%7B%22name%22%3A%22handbook%22%7D"
 	res, _ := w.do(http.MethodGet, path, "", "Authorization", "Bearer "+w.token(gateway.RoleViewer))
 	_, _ = w.do(http.MethodGet, path, "", "Authorization", "Bearer "+w.token(gateway.RoleViewer), "If-None-Match", res.Header.Get("ETag"))

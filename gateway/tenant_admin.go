@@ -41,7 +41,7 @@ func (s tenantAdmin) askAny(ctx context.Context, name string, msg *nodev1.Tenant
 		return nil, invalid(kb.ReasonRequestInvalid, "name", "%q is no tenant.", name)
 	}
 	c := callOf(ctx)
-	h := &nodev1.Header{Tenant: id, Principal: operatorSubject + c.operator.Subject, RequestId: c.requestID, Internal: true}
+	h := &nodev1.Header{Tenant: id, Principal: operatorSubject + c.operator.Subject, RequestId: c.requestID, Remote: c.remote, Internal: true}
 	if end, ok := ctx.Deadline(); ok {
 		h.Remaining = durationpb.New(max(time.Until(end), time.Millisecond))
 	}

@@ -126,3 +126,6 @@ func (n *Node) AuditStats() audit.Stats { return n.audit.Stats() }
 
 // BrokenChains counts grains that were not loaded because their journals were changed.
 func (n *Node) BrokenChains() int64 { return n.grains.BrokenChains() }
+
+// TrailStats are the counters of checkpoints.
+func (n *Node) TrailStats() trail.Stats { return n.trail.Stats() }
