@@ -115,6 +115,10 @@ type Deps struct {
 	Now           func() time.Time
 	Jitter        func() float64 // [0, 1)
 
+	// Gone tells that a life of a node (name#boot) can run nothing any more; nil: not known.
+	Gone func(node string) bool
+
+	places    *places
 	lone      bool // no other node shares the store
 	runs      *runs
 	searching chan struct{} // a place per search under way
@@ -159,8 +163,10 @@ func NewGrains(d Deps) *Grains {
 		_, d.ReceiptKey, _ = ed25519.GenerateKey(nil)
 	}
 	d.lone = d.Owner.Lone()
+	d.places = newPlaces(nil)
 	d.runs, d.brokenChains = newRuns(), new(atomic.Int64)
 	d.searching = make(chan struct{}, searchesPerCore*runtime.GOMAXPROCS(0))
+	d.places.deps = &d
 	return &Grains{deps: &d, waker: newWaker(&d)}
 }
 

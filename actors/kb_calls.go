@@ -151,6 +151,9 @@ func (g *kbGrain) document(d *kb.Document) *granaryv1.Document {
 	}
 	out := documentProto(g.id.ID, d, p)
 	out.ExpireTime = timestamp(g.kb.Retention().ExpiryOf(d))
+	if d.State == kb.StateQueued && g.waitsForPlace(d.ID) {
+		out.WaitReason = kb.ReasonConcurrencyLimit
+	}
 	return out
 }
 

@@ -49,7 +49,11 @@ func (g *kbGrain) enqueueRun(id string) {
 // startDue starts runs while there is room for children.
 func (g *kbGrain) startDue(ctx actor.Context) {
 	w := g.work
-	if w == nil || g.stopping || w.sweeping || g.phase != phaseActive || g.broken != nil || g.kb.Phase() != kb.PhaseActive || len(w.pending) == 0 {
+	if w == nil || g.stopping || w.sweeping || g.phase != phaseActive || g.broken != nil || g.kb.Phase() != kb.PhaseActive {
+		return
+	}
+	if len(w.pending) == 0 {
+		g.hungry(false)
 		return
 	}
 	if w.settings == nil {
@@ -66,8 +70,9 @@ func (g *kbGrain) startDue(ctx actor.Context) {
 	limit := min(g.deps.ChildrenPerKB, max(1, int(w.settings.limits.ConcurrentProcessing)))
 	now := g.deps.Now()
 	var later []string
-	for len(w.pending) > 0 && len(w.children) < limit {
-		id := w.pending[0]
+	starved := false
+	for len(w.pending) > 0 && len(w.children) < limit && !starved {
+		id, rest := w.pending[0], w.pending
 		w.pending = w.pending[1:]
 		d := g.kb.Document(id)
 		switch {
@@ -79,11 +84,17 @@ func (g *kbGrain) startDue(ctx actor.Context) {
 			later = append(later, id)
 			g.wakeAt(d.RetryAt)
 		default:
+			c := &child{}
+			if c.place = g.takePlace(id, c, min(limit-len(w.children), len(rest))); c.place == nil {
+				w.pending, starved = rest, true
+				continue
+			}
 			delete(w.queued, id)
-			g.startRun(ctx, d)
+			g.startRun(ctx, d, c)
 		}
 	}
 	w.pending = append(w.pending, later...)
+	g.hungry(starved)
 }
 
 // wakeAt makes sure that somebody looks at a time to come.
@@ -101,19 +112,20 @@ func (g *kbGrain) wakeAt(t time.Time) {
 
 // startRun commits the start of a run and then spawns its child, so that a run
 // that takes the process down has been counted.
-func (g *kbGrain) startRun(ctx actor.Context, d *kb.Document) {
+func (g *kbGrain) startRun(ctx actor.Context, d *kb.Document, c *child) {
 	events, err := g.kb.Start(d.ID, uuid.NewString())
 	if err != nil {
+		c.place.release()
 		return
 	}
 	w := g.busy()
 	if w.children == nil {
 		w.children = make(map[string]*child)
 	}
-	c := &child{}
 	w.children[d.ID] = c
 	wr, err := g.append(system, events)
 	if err != nil {
+		c.place.release()
 		return
 	}
 	started := g.kb.Document(d.ID)
@@ -121,13 +133,15 @@ func (g *kbGrain) startRun(ctx actor.Context, d *kb.Document) {
 	wr.done = func(err error) {
 		// The document may have been cancelled while the commit was in flight.
 		if err == nil && g.work != nil && g.work.children[d.ID] == c && started.State.Processing() {
-			c.pid = ctx.Spawn(g.workerProps(g.kb.Document(d.ID)))
+			c.pid = ctx.Spawn(g.workerProps(g.kb.Document(d.ID), c.place))
+			return
 		}
+		c.place.release()
 	}
 	g.flush(g.owes())
 }
 
-func (g *kbGrain) workerProps(d *kb.Document) *actor.Props {
+func (g *kbGrain) workerProps(d *kb.Document, place *place) *actor.Props {
 	s := g.work.settings
 	call := kb.Config{}
 	if d.Chunking != nil {
@@ -138,7 +152,7 @@ func (g *kbGrain) workerProps(d *kb.Document) *actor.Props {
 	opt.TargetWords, opt.MaxWords, opt.OverlapSentences = eff.TargetWords, eff.MaxWords, eff.OverlapSentences
 	opt.MaxBlockWords = max(opt.MaxBlockWords, 2*eff.MaxWords)
 	j := job{deps: g.deps, scope: g.scope(), fence: g.fence, kbID: g.id.ID, doc: d,
-		options: opt, slots: int(s.limits.ConcurrentProcessing), report: g.tell}
+		options: opt, place: place, slots: int(s.limits.ConcurrentProcessing), report: g.tell}
 	end := g.deps.runs.begin(j.scope, d.Attempt)
 	return actor.PropsFromProducer(func() actor.Actor { return &worker{job: j, end: end} })
 }
@@ -176,7 +190,9 @@ func (g *kbGrain) endRun(ctx actor.Context, id string) {
 	if c := w.children[id]; c != nil {
 		delete(w.children, id)
 		if c.pid != nil {
-			ctx.Stop(c.pid)
+			ctx.Stop(c.pid) // its run gives the place back when it has ended
+		} else {
+			c.place.release()
 		}
 	}
 	delete(w.progress, id)

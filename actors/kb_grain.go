@@ -39,6 +39,7 @@ type kbWork struct {
 	pending  []string          // documents owed a run, oldest first
 	queued   map[string]bool   // members of pending
 	children map[string]*child // by document id
+	starved  bool              // a document waits for a place
 	retry    *time.Timer       // wakes at the earliest retry
 	retryAt  time.Time         // when that is
 
@@ -71,8 +72,9 @@ type owed struct{ send func() }
 
 // child is a running worker.
 type child struct {
-	pid *actor.PID
-	run run
+	pid   *actor.PID
+	run   run
+	place *place
 }
 
 // progress is the passing state of a run: never journaled.
@@ -199,6 +201,8 @@ func (g *kbGrain) receiveWork(ctx actor.Context) {
 		g.receiveReport(ctx, m)
 	case *settingsMsg:
 		g.receiveSettings(m)
+	case *placeLostMsg:
+		g.placeLost(ctx, m)
 	case *storageMsg:
 		g.receiveStorage(m)
 	case *foundKeyMsg:

@@ -85,6 +85,7 @@ func (g *kbGrain) handOver(ctx actor.Context) {
 	for id := range w.children {
 		g.endRun(ctx, id)
 	}
+	g.hungry(false)
 	g.record(g.kb.Pause(), nil)
 	for id := range w.exports {
 		g.endExport(id)
@@ -202,7 +203,11 @@ func (g *kbGrain) abandon() {
 	}
 	for _, c := range w.children {
 		g.deps.runs.outage(c.run.attempt)
+		if c.pid == nil {
+			c.place.release()
+		}
 	}
+	g.hungry(false)
 	for o := range w.owed {
 		o.send() // it is committed, and the next activation does what is left
 	}

@@ -20,6 +20,7 @@ type tenantGrain struct {
 	tenant      *kb.Tenant
 	counters    []journal.Counter // as loaded
 	storage     *tenantStorage    // nil until a knowledge base stores something
+	slots       *tenantSlots      // nil until something is processed
 	rates       *tenantRates      // nil until something is counted
 	subscribers []string          // ids of the knowledge bases that asked for the settings, sorted
 	used        map[string]int64  // last uses of API keys, seconds since 1970
@@ -155,7 +156,7 @@ func (g *tenantGrain) loaded(ctx actor.Context, m *loadedMsg) {
 		return
 	}
 	g.tenant = m.state.(tenantState).Tenant
-	g.counters, g.rates, g.storage, g.used = m.counters, nil, nil, usesOf(m.counters)
+	g.counters, g.rates, g.storage, g.slots, g.used = m.counters, nil, nil, nil, usesOf(m.counters)
 	waiting := g.begin(m)
 	// A row that is there stays until this activation knows better.
 	if g.wakeSet = g.owes(); !g.wakeSet {

@@ -25,6 +25,7 @@ type job struct {
 	kbID    string
 	doc     *kb.Document // immutable
 	options chunk.Options
+	place   *place
 	slots   int // units the tenant may run at a time
 	report  func(any)
 
@@ -105,6 +106,10 @@ func (w *worker) Receive(ctx actor.Context) {
 		ended := w.job.deps.runs.begin(w.job.scope, w.job.doc.Attempt)
 		go func() {
 			defer ended()
+			defer w.job.place.release()
+			if w.job.place.enter(runCtx) != nil {
+				return
+			}
 			w.job.guard(runCtx, func(err error) { root.Send(self, &crashed{err}) })
 		}()
 	case *actor.Stopped:

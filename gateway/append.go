@@ -40,6 +40,9 @@ func (s documents) AppendUpload(ctx context.Context, req *v1.AppendUploadRequest
 		if upload.size()+int64(len(req.GetData())) > s.cfg.MaxUpload {
 			return nil, s.tooLarge()
 		}
+		if err := s.tenantRoom(ctx, upload.size()+int64(len(req.GetData()))); err != nil {
+			return nil, err
+		}
 		blob, err := s.store(ctx, bytes.NewReader(req.GetData()))
 		if err != nil {
 			return nil, err

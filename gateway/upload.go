@@ -29,7 +29,7 @@ func (s documents) UploadDocument(ctx context.Context, stream granaryv1connect.D
 	if err != nil {
 		return nil, err
 	}
-	blob, err := s.receive(ctx, stream)
+	blob, err := s.receive(ctx, add, stream)
 	if err != nil {
 		return nil, err
 	}
@@ -42,13 +42,14 @@ func (s documents) UploadDocument(ctx context.Context, stream granaryv1connect.D
 
 // receive writes the data messages into a blob. It stops reading at the first
 // message that is wrong or passes the cap; the blob is then discarded.
-func (s documents) receive(ctx context.Context, stream granaryv1connect.DocumentServiceUploadDocumentServerStream) (journal.BlobInfo, error) {
+func (s documents) receive(ctx context.Context, add addition, stream granaryv1connect.DocumentServiceUploadDocumentServerStream) (journal.BlobInfo, error) {
 	w, err := s.cfg.Blobs.CreateBlob(ctx, callOf(ctx).principal.Tenant)
 	if err != nil {
 		return journal.BlobInfo{}, err
 	}
 	defer w.Abort()
 	var size int64
+	room := s.room(add)
 	for {
 		connectionOf(ctx).reading()
 		msg, err := stream.Receive()
@@ -64,6 +65,9 @@ func (s documents) receive(ctx context.Context, stream granaryv1connect.Document
 		}
 		if size += int64(len(part.Data)); size > s.cfg.MaxUpload {
 			return journal.BlobInfo{}, s.tooLarge()
+		}
+		if err := room.check(ctx, size); err != nil {
+			return journal.BlobInfo{}, err
 		}
 		if _, err := w.Write(part.Data); err != nil {
 			return journal.BlobInfo{}, err

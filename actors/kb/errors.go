@@ -36,6 +36,7 @@ const (
 	ReasonDocumentState         = "DOCUMENT_STATE"
 	ReasonDocumentLimit         = "DOCUMENT_LIMIT"
 	ReasonStorageLimit          = "STORAGE_LIMIT"
+	ReasonConcurrencyLimit      = "CONCURRENCY_LIMIT"
 	ReasonCallLimit             = "API_CALL_LIMIT"
 	ReasonVectorLimit           = "VECTOR_OPERATION_LIMIT"
 	ReasonConfigInvalid         = "CONFIG_INVALID"

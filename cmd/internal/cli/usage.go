@@ -19,13 +19,18 @@ func (a *app) usageCommand() *cobra.Command {
 		Long: "Shows each limit, what is used and what is left of it. Limits of calls and of vector operations are counted in\n" +
 			"windows of time (UTC), and renewed when one ends. A tenant that stayed below its limit has saved a burst, which\n" +
 			"LEFT has in it. What is granted ahead to a node and not used shows as neither used nor left.\n\n" +
+			"--recount counts what is stored and processed anew, from the journals and the stored sources, and shows it beside\n" +
+			"the counters: each drift is 0 while nothing is under way.\n\n" +
 			"--tenant shows another tenant to an operator, with the token of GRANARY_OPERATOR_TOKEN or DATA/" + DevOperatorTokenFile + ".",
 		Example: `  granary usage
+  granary usage --recount
   granary usage --json | jq -r '.usage.quotas[] | .metric + " " + .used'
   granary usage --tenant acme`,
 		Args: cobra.NoArgs,
 	})
 	tenant := cmd.Flags().String("tenant", "", "the `tenant` to show, to an operator")
+	anew := cmd.Flags().Bool("recount", false, "count your own tenant's usage anew, and show the drift of each counter")
+	cmd.MarkFlagsMutuallyExclusive("tenant", "recount")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *tenant != "" {
 			return a.operate(func(ctx context.Context, s *session, out *output, _ []string) error {
@@ -34,6 +39,9 @@ func (a *app) usageCommand() *cobra.Command {
 			})(cmd, args)
 		}
 		return a.run(func(ctx context.Context, s *session, out *output, _ []string) error {
+			if *anew {
+				return recount(ctx, s, out)
+			}
 			res, err := call(ctx, s, s.tenants.GetUsage, &granaryv1.GetUsageRequest{})
 			return out.usage(res, res.GetUsage(), err)
 		})(cmd, args)

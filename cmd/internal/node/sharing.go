@@ -178,6 +178,13 @@ func (o *ownership) Lone() bool { return false }
 // Outdated implements actors.Ownership.
 func (o *ownership) Outdated() { o.node.Outdated() }
 
+// Gone tells that a life of a node runs nothing any more.
+func (o *ownership) Gone(node string) bool {
+	id, err := protocol.ParseNodeID(node)
+	v := o.node.View()
+	return err == nil && v.Version > 0 && v.Gone(id)
+}
+
 // View is the view of the cluster this node acts on; the zero view when it is alone.
 func (n *Node) View() protocol.View { return n.cluster.View() }
 
