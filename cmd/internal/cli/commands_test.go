@@ -149,6 +149,10 @@ func script(req proto.Message) (proto.Message, error) {
 			}
 		}
 		return res, nil
+	case *granaryv1.RecountUsageRequest:
+		return &granaryv1.RecountUsageResponse{Recounts: []*granaryv1.Recount{{Metric: "storage_bytes", Counter: 4096, Recount: 4096},
+			{Metric: "documents_per_knowledge_base", KnowledgeBase: "knowledgeBases/handbook", Counter: 12, Recount: 11, Drift: 1},
+			{Metric: "storage_bytes", KnowledgeBase: "knowledgeBases/old", Note: "is being deleted"}}}, nil
 	case *granaryv1.GetUsageRequest:
 		return &granaryv1.GetUsageResponse{Usage: sampleUsage()}, nil
 	case *granaryv1.DescribeTenantUsageRequest:
@@ -198,6 +202,7 @@ func TestOutputOfEveryCommandMatchesItsGoldenFiles(t *testing.T) {
 		"tenant_config":  {"tenant", "config", "--set", "retrieval.mode=keyword", "--unset", "retrieval.top_n"},
 		"usage":          {"usage"},
 		"usage_tenant":   {"usage", "--tenant", "acme"},
+		"usage_recount":  {"usage", "--recount"},
 		"version":        {"version"},
 	}
 	for name, args := range cases {

@@ -149,6 +149,10 @@ func (f *fake) Search(ctx context.Context, r *granaryv1.SearchRequest) (*granary
 	return unary[*granaryv1.SearchResponse](ctx, f, r)
 }
 
+func (f *fake) RecountUsage(ctx context.Context, r *granaryv1.RecountUsageRequest) (*granaryv1.RecountUsageResponse, error) {
+	return unary[*granaryv1.RecountUsageResponse](ctx, f, r)
+}
+
 func (f *fake) GetUsage(ctx context.Context, r *granaryv1.GetUsageRequest) (*granaryv1.GetUsageResponse, error) {
 	return unary[*granaryv1.GetUsageResponse](ctx, f, r)
 }
