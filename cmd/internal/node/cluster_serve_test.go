@@ -83,6 +83,8 @@ func everyMethod(t *testing.T, c *nodetest.Cluster, s *nodetest.Clients, owner *
 	}
 	_, err := s.Tenants.GetUsage(ctx, &granaryv1.GetUsageRequest{})
 	must("get usage", err)
+	_, err = s.Tenants.RecountUsage(ctx, &granaryv1.RecountUsageRequest{})
+	must("recount usage", err)
 	_, err = s.Tenants.GetTenant(ctx, &granaryv1.GetTenantRequest{})
 	must("get tenant", err)
 	top := int32(7)
