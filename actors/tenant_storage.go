@@ -144,7 +144,7 @@ func (g *tenantGrain) commitStorage(c call, q *nodev1.LeaseStorage, refusal *kb.
 		return
 	}
 	w.done = orReply(c, func() { c.Reply(storageReply(now, refusal), nil) })
-	g.flush(false)
+	g.flush(g.owes())
 }
 
 func storageReply(a kb.Allotment, refusal *kb.Error) *nodev1.TenantReply {
@@ -263,7 +263,7 @@ func (g *tenantGrain) recalled(m *recalledMsg) {
 			g.decideStorage(a.call, a.q, nil)
 		}
 	}
-	g.flush(false)
+	g.flush(g.owes())
 }
 
 // recalling reports whether somebody waits for a recall.

@@ -1,20 +1,44 @@
+//go:build unix
+
 package gateway_test
 
 import (
+	"context"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"granary.dev/granary/actors/kb"
+	"granary.dev/granary/actors/tokens"
 	"granary.dev/granary/gateway"
 	"granary.dev/granary/gateway/auth"
 )
 
 // BenchmarkUnary is what the gateway itself costs a JSON call: no network, a grain
-// that answers at once, a token that is remembered.
+// that answers at once, a token that is remembered; with its quota check, and without.
 func BenchmarkUnary(b *testing.B) {
+	b.Run("granary", func(b *testing.B) { benchUnary(b, counting(b)) })
+	b.Run("unmetered", func(b *testing.B) { benchUnary(b, nil) })
+}
+
+// counting is a node's meter over an owner with tokens for all.
+func counting(b *testing.B) gateway.Meters {
+	h := tokens.New("n1", plenty{})
+	b.Cleanup(func() { h.Close(context.Background()) })
+	return h
+}
+
+type plenty struct{}
+
+func (plenty) Lease(_ context.Context, _ string, _ kb.Meter, _ string, q kb.TokenRequest) (kb.TokenLease, string, error) {
+	return kb.TokenLease{Seq: q.Seq, Window: 1, Left: time.Hour, Held: q.Held + 1<<30, Base: 1 << 30, Remaining: 1 << 30}, "all", nil
+}
+
+func benchUnary(b *testing.B, meters gateway.Meters) {
 	authority, err := auth.Open(filepath.Join(b.TempDir(), "key.pem"))
 	if err != nil {
 		b.Fatal(err)
@@ -26,12 +50,14 @@ func BenchmarkUnary(b *testing.B) {
 	g := &grains{}
 	g.answer(knowledgeBaseReply("handbook", 1))
 	door, err := gateway.New(gateway.Config{
-		Grains: g, Blobs: newBlobs(), Verifier: authority, UploadKey: gateway.Secret(strings.Repeat("k", 32)),
+		Grains: g, Blobs: newBlobs(), Meters: meters, Verifier: authority, UploadKey: gateway.Secret(strings.Repeat("k", 32)),
 	})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.ReportAllocs()
+	start := cpuTime(b)
+	defer func() { b.ReportMetric(float64(cpuTime(b)-start)/float64(b.N), "cpu-ns/op") }()
 	for b.Loop() {
 		req := httptest.NewRequest(http.MethodPost, getKB, strings.NewReader(`{"name":"handbook"}`))
 		req.Header.Set("Content-Type", "application/json")
@@ -42,6 +68,15 @@ func BenchmarkUnary(b *testing.B) {
 			b.Fatal(w.Body)
 		}
 	}
+}
+
+// cpuTime is what this process has used: other programs of the machine do not count.
+func cpuTime(b *testing.B) int64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return u.Utime.Nano() + u.Stime.Nano()
 }
 
 // BenchmarkNew is what a start pays for compiling the rules of all requests.

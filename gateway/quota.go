@@ -12,8 +12,8 @@ import (
 // Headers that tell a client how its tenant's calls stand (IETF draft
 // ietf-httpapi-ratelimit-headers).
 const (
-	headerRateLimit = "RateLimit"
-	headerPolicy    = "RateLimit-Policy"
+	headerRateLimit = "Ratelimit" // as Go writes it; names of headers have no case
+	headerPolicy    = "Ratelimit-Policy"
 )
 
 // countCall counts a call of a tenant: each that shows a good credential, whatever becomes
