@@ -106,6 +106,7 @@ type Deps struct {
 	Slots     *Scheduler
 	Meters    Meters // nil: nothing is counted
 	Logger    *slog.Logger
+	Receipts  journal.ReceiptStore
 	// ReceiptKey signs receipts of erasures; nil: a new one, for tests.
 	ReceiptKey ed25519.PrivateKey
 	Tier       kb.Tier // tier of tenants nothing else is known of

@@ -96,7 +96,7 @@ func (w *world) start() {
 		grainAsker = w.setup.asker(ask)
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{w.t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	w.grains = actors.NewGrains(actors.Deps{ReceiptKey: receiptKey(), Node: "node-1", Store: &store{w.disk, f}, Blobs: &blobs{w.disk, f}, Counters: w.disk, Directory: w.disk, Shredder: shredder{f, &w.shredded},
+	w.grains = actors.NewGrains(actors.Deps{ReceiptKey: receiptKey(), Receipts: w.disk, Node: "node-1", Store: &store{w.disk, f}, Blobs: &blobs{w.disk, f}, Counters: w.disk, Directory: w.disk, Shredder: shredder{f, &w.shredded},
 		Chunks: &chunks{w.disk, f}, Asker: grainAsker, Parser: parser{f}, Fetcher: fetcher{f}, Embedder: embedder{f},
 		Slots: actors.NewScheduler(orDefault(w.setup.slots, 4)), Logger: log, Tier: w.setup.tier,
 		ChildrenPerKB: w.setup.children, Retry: w.setup.retry, Jitter: func() float64 { return 0 }, Meters: w.meters()})

@@ -98,7 +98,7 @@ func (p *peer) boot() {
 	g := guarded{Store: p.r.disk, ChunkStore: p.r.disk, r: p.r}
 	log := slog.New(slog.NewTextHandler(testWriter{p.t}, &slog.HandlerOptions{Level: slog.LevelWarn})).With("node", p.id.Name)
 	p.slots = actors.NewScheduler(4)
-	p.grains = actors.NewGrains(actors.Deps{ReceiptKey: receiptKey(), Node: p.id.Name, Store: &store{g, f}, Blobs: &blobs{p.r.disk, f}, Counters: p.r.disk, Directory: p.r.disk,
+	p.grains = actors.NewGrains(actors.Deps{ReceiptKey: receiptKey(), Receipts: p.r.disk, Node: p.id.Name, Store: &store{g, f}, Blobs: &blobs{p.r.disk, f}, Counters: p.r.disk, Directory: p.r.disk,
 		Chunks: &chunks{g, f}, Asker: p, Owner: p, Parser: parser{f}, Fetcher: fetcher{f}, Embedder: embedder{f},
 		Slots: p.slots, Logger: log, Jitter: func() float64 { return 0 }})
 	p.host = newHost(p.grains)

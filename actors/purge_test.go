@@ -2,6 +2,7 @@ package actors_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -120,8 +121,30 @@ func TestADeletedTenantIsErasedAtItsTimeByItself_I3(t *testing.T) {
 		if w.shredded.Load() == 0 {
 			t.Error("its keys were not destroyed")
 		}
+		w.onePurgeReceipt("boss")
 		w.nothingOfTheTenant(uid, sources)
 	})
+}
+
+// onePurgeReceipt wants the one receipt of the tenant, kept for operators, and none that
+// the next tenant of the name could read. by may be "": a crash behind the
+// destruction of the keys leaves nobody who could say who asked.
+func (w *world) onePurgeReceipt(by string) {
+	w.t.Helper()
+	rows, err := w.disk.Receipts(w.t.Context(), journal.ReceiptQuery{Cluster: true, Limit: 10})
+	if err != nil || len(rows) != 1 {
+		w.t.Fatalf("receipts of the tenant: %v, %v", rows, err)
+	}
+	r, err := kb.VerifyReceipt(rows[0].Body, receiptKey().Public().(ed25519.PublicKey))
+	if err != nil || r.Target != "tenants/"+tenant || !r.KeyDestroyed || r.Counts.KnowledgeBases == 0 || r.Counts.Chunks == 0 || r.Counts.Events == 0 {
+		w.t.Errorf("receipt %+v, %v", r, err)
+	}
+	if by != "" && r.RequestedBy == "" {
+		w.t.Errorf("the receipt does not say who asked: %+v", r)
+	}
+	if left := w.receipts(); len(left) != 0 {
+		w.t.Errorf("receipts of its knowledge bases are left: %v", left)
+	}
 }
 
 func TestACrashAtAnyStepOfAPurgeLosesNoneOfIt_I3(t *testing.T) {
@@ -151,6 +174,7 @@ func TestACrashAtAnyStepOfAPurgeLosesNoneOfIt_I3(t *testing.T) {
 				if w.shredded.Load() == 0 {
 					t.Errorf("n %d: its keys were not destroyed", n)
 				}
+				w.onePurgeReceipt("")
 				w.nothingOfTheTenant(uid, sources)
 			})
 			if t.Failed() {

@@ -144,10 +144,19 @@ func (g *tenantGrain) eraseSelf(ctx context.Context, fence journal.Fence, last j
 	if err := save(still); err != nil {
 		return err
 	}
+	asked := g.whoDeleted(ctx, last.Seq)
 	if g.deps.Shredder != nil {
 		if err := g.deps.Shredder.Destroy(ctx, g.id.Tenant); err != nil {
 			return err
 		}
+	}
+	proof, err := g.purgeProof(ctx, asked, last)
+	if err != nil {
+		return err
+	}
+	err = g.deps.Store.Append(ctx, fence, journal.Batch{Head: last.Seq, DropReceipts: true, AddReceipts: []journal.Receipt{proof}})
+	if err != nil {
+		return err
 	}
 	// The wake-up row goes with the journal: all that must not be forgotten is done.
 	if err := g.deps.Store.Erase(ctx, fence); err != nil {

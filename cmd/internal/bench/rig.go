@@ -71,7 +71,7 @@ func (r *rig) start(ctx context.Context, c rigConfig) error {
 	if slots == nil {
 		slots = actors.NewScheduler(0)
 	}
-	r.grains = actors.NewGrains(actors.Deps{Node: "bench", Store: r.store, Blobs: r.store, Chunks: r.store, Counters: r.store, Directory: r.store, Asker: ask,
+	r.grains = actors.NewGrains(actors.Deps{Node: "bench", Store: r.store, Blobs: r.store, Chunks: r.store, Counters: r.store, Receipts: r.store, Directory: r.store, Asker: ask,
 		Parser: &parser{pool: r.pool}, Embedder: c.embedder, Slots: slots, Logger: logger, Tier: kb.TierEnterprise})
 	trim := c.trimAfter
 	if trim == 0 {

@@ -121,7 +121,7 @@ func (n *Node) startGrains(ctx context.Context) error {
 	n.asker = &asker{}
 	own := &ownership{}
 	n.meters = tokens.New(n.cfg.Node+"#"+uuid.NewString(), lessor{n.asker})
-	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Counters: n.store, Directory: n.store, Shredder: n.sealed, ReceiptKey: n.receipts, Asker: n.asker,
+	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Counters: n.store, Directory: n.store, Shredder: n.sealed, ReceiptKey: n.receipts, Receipts: n.store, Asker: n.asker,
 		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Meters: n.meters, Logger: n.log, Tier: kb.Tier(n.cfg.Tier)}
 	if n.cfg.shared() {
 		deps.Owner, deps.Gone = own, own.Gone
