@@ -206,11 +206,16 @@ func TestUsesOfKeysAreToldTogetherOnceAMinute_B1(t *testing.T) {
 			time.Sleep(200 * time.Millisecond)
 		}
 		synctest.Wait()
+		o.mu.Lock()
+		defer o.mu.Unlock()
 		if len(o.uses) != 1 || len(o.uses[0].GetUses()) != 20 || o.uses[0].GetUses()[0].GetRemote() != "192.0.2.1" {
 			t.Fatalf("%d reports", len(o.uses))
 		}
+		o.mu.Unlock()
 		g.keyUses.note(g, Principal{Tenant: "acme", KeyID: "1"}, "")
 		time.Sleep(2 * gatherUses)
+		synctest.Wait()
+		o.mu.Lock()
 		if len(o.uses) != 2 || len(o.uses[1].GetUses()) != 1 {
 			t.Errorf("%d reports", len(o.uses))
 		}
