@@ -85,7 +85,7 @@ func (c *cluster) signingKey(t *testing.T) []byte {
 		t.Fatal(err)
 	}
 	defer pool.Close()
-	rows, err := pool.Query(t.Context(), "SELECT value FROM cluster_secret")
+	rows, err := pool.Query(t.Context(), "SELECT value FROM cluster_secret WHERE name = 'dev-signing-key'")
 	if err != nil {
 		t.Fatal(err)
 	}
