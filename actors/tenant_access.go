@@ -51,7 +51,7 @@ func giver(h *nodev1.Header) []kb.Grant {
 
 // access tells a gateway what a credential is good for.
 func (g *tenantGrain) access(q *nodev1.GetAccess) *nodev1.TenantReply {
-	out := &nodev1.Access{State: granaryv1.TenantState(g.tenant.State()), UnknownTenant: !g.tenant.Known()}
+	out := &nodev1.Access{State: granaryv1.TenantState(g.tenant.State()), UnknownTenant: !g.tenant.Known(), Since: timestamp(g.tenant.Since())}
 	if q.GetSubject() != "" {
 		out.Grants = grantProtos(g.tenant.GrantsOf(q.GetSubject()))
 	}

@@ -27,6 +27,7 @@ type tenantGrain struct {
 
 	purging    bool // a purge is under way
 	finishing  bool // its last steps are: nothing is decided any more
+	purgedAt   time.Time
 	purgeTimer *time.Timer
 	endPurge   func()
 }

@@ -123,7 +123,8 @@ func (g *tenantGrain) finishPurge() {
 	fence, last := g.fence, g.at()
 	blank := g.tenant.Remains()
 	still := blank.Freeze()
-	blank.ResetTo(last.Seq)
+	g.purgedAt = g.deps.Now()
+	blank.ResetTo(last.Seq, g.purgedAt)
 	free := blank.Freeze()
 	g.asidePurge(func(ctx context.Context) {
 		g.tell(&purgedMsg{fence: fence, finished: true, err: g.eraseSelf(ctx, fence, last, still, free)})
@@ -248,7 +249,7 @@ func (g *tenantGrain) purged(m *purgedMsg) {
 		g.purgeAgain(purgeRetry)
 	default:
 		g.log().Info("tenant erased")
-		g.tenant.ResetTo(g.tenant.Revision())
+		g.tenant.ResetTo(g.tenant.Revision(), g.purgedAt)
 		g.snapshot, g.wakeSet, g.wakeDue = g.committed, false, time.Time{}
 		g.counters, g.rates, g.used, g.subscribers = nil, nil, nil, nil
 	}

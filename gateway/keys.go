@@ -43,6 +43,7 @@ func (g *Gateway) admitKey(ctx context.Context, k apikey.Key) (Principal, error)
 		return Principal{}, errKey
 	}
 	p := Principal{Tenant: k.Tenant, Subject: a.GetKey().GetSubject(), Grants: accessGrants(a), KeyID: k.ID}
+	p.meet(a)
 	if end := a.GetKey().GetExpireTime(); end != nil {
 		p.Expires = end.AsTime()
 	}

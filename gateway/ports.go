@@ -89,6 +89,9 @@ type Principal struct {
 	// key's are the key's.
 	Grants []kb.Grant
 	KeyID  string // of the API key that was shown; "" for a token
+
+	known bool      // the tenant has told of itself
+	since time.Time // when a former tenant of the same name was erased; zero: there was none
 }
 
 var tenantPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)

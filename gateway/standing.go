@@ -187,10 +187,19 @@ func (g *Gateway) admitToken(ctx context.Context, spec connect.Spec, p Principal
 	if err := g.admitTenant(a); err != nil {
 		return p, err
 	}
+	p.meet(a)
 	if fresh {
 		p.Grants = append(p.Grants, boundGrants(p, a)...)
 	}
 	return p, nil
+}
+
+// meet notes what a tenant tells of itself.
+func (p *Principal) meet(a *nodev1.Access) {
+	p.known = true
+	if s := a.GetSince(); s != nil {
+		p.since = s.AsTime()
+	}
 }
 
 // boundGrants is what is bound to a token's subject: inside its workspace, if the

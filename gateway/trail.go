@@ -192,24 +192,60 @@ func encodeReport(r *trail.Report) *v1.AuditReport {
 // ownTrail serves granary.v1.AuditService.
 type ownTrail struct{ trails }
 
-// ListAuditEvents implements the service.
+// own is the caller's tenant, if all of the trail under its name is its own.
+func (s ownTrail) own(ctx context.Context) (string, error) {
+	p := callOf(ctx).principal
+	switch {
+	case !p.known:
+		return "", unreachable()
+	case !p.since.IsZero():
+		return "", kb.Errorf(kb.CodeFailedPrecondition, kb.ReasonAuditShared,
+			"A former tenant had this name: its trail and yours are one chain, which operators may export and verify.")
+	}
+	return p.Tenant, nil
+}
+
+// ListAuditEvents implements the service. What a former tenant of the name did is
+// not shown.
 func (s ownTrail) ListAuditEvents(ctx context.Context, req *v1.ListAuditEventsRequest) (*v1.ListAuditEventsResponse, error) {
-	return s.list(ctx, callOf(ctx).principal.Tenant, req.GetFilter(), req.GetPageSize(), req.GetPageToken())
+	p, f := callOf(ctx).principal, req.GetFilter()
+	if !p.known {
+		return nil, unreachable()
+	}
+	if f == nil {
+		f = &v1.AuditFilter{}
+	}
+	if !p.since.IsZero() && (f.GetFrom() == nil || f.GetFrom().AsTime().Before(p.since)) {
+		f.From = timestamppb.New(p.since)
+	}
+	return s.list(ctx, p.Tenant, f, req.GetPageSize(), req.GetPageToken())
 }
 
 // ExportAudit implements the service.
 func (s ownTrail) ExportAudit(ctx context.Context, _ *v1.ExportAuditRequest, stream granaryv1connect.AuditServiceExportAuditServerStream) error {
-	return s.export(ctx, callOf(ctx).principal.Tenant, true, stream.Send)
+	tenant, err := s.own(ctx)
+	if err != nil {
+		return err
+	}
+	return s.export(ctx, tenant, true, stream.Send)
 }
 
 // GetCheckpoint implements the service.
 func (s ownTrail) GetCheckpoint(ctx context.Context, req *v1.GetCheckpointRequest) (*v1.GetCheckpointResponse, error) {
-	return s.checkpoint(ctx, callOf(ctx).principal.Tenant, req.GetRefresh())
+	tenant, err := s.own(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.checkpoint(ctx, tenant, req.GetRefresh())
 }
 
 // VerifyAudit implements the service.
 func (s ownTrail) VerifyAudit(ctx context.Context, _ *v1.VerifyAuditRequest, stream granaryv1connect.AuditServiceVerifyAuditServerStream) error {
-	return s.verify(ctx, callOf(ctx).principal.Tenant, stream.Send)
+	tenant, err := s.own(ctx)
+	if err != nil {
+		return err
+	}
+	return s.verify(ctx, tenant, stream.Send)
 }
 
 // anyTrail serves granary.v1.AuditAdminService, to operators.

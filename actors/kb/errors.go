@@ -72,6 +72,7 @@ const (
 	ReasonWorkspaceNotEmpty     = "WORKSPACE_NOT_EMPTY"
 	ReasonKeyNotFound           = "API_KEY_NOT_FOUND"
 	ReasonTooMany               = "TOO_MANY"
+	ReasonAuditShared           = "AUDIT_OF_FORMER_TENANT"
 
 	// What only operators of a cluster are told.
 	ReasonClusterSingleNode  = "CLUSTER_SINGLE_NODE"

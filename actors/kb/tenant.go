@@ -18,6 +18,7 @@ type Tenant struct {
 	version  int64
 	revision int64
 	erased   int64     // revision of the last erasure: what was before is another tenant's
+	since    time.Time // of that erasure; zero: the name never had another tenant
 	kbs      []KBEntry // sorted by id; most tenants have few, so a map would be mostly empty
 
 	keys       []APIKey    // by id
@@ -156,10 +157,14 @@ func (t *Tenant) Apply(seq int64, e Event) error {
 	return nil
 }
 
-// ResetTo makes this the state of an erased tenant: nothing but its revision.
-func (t *Tenant) ResetTo(revision int64) {
-	*t = Tenant{id: t.id, tier: t.tier, revision: revision, erased: revision}
+// ResetTo makes this the state of an erased tenant: nothing but its revision, and
+// since when the name is another's.
+func (t *Tenant) ResetTo(revision int64, at time.Time) {
+	*t = Tenant{id: t.id, tier: t.tier, revision: revision, erased: revision, since: at.UTC()}
 }
+
+// Since is when the former tenant of this name was erased; zero: there was none.
+func (t *Tenant) Since() time.Time { return t.since }
 
 // Remains is what must be remembered of a tenant while it is erased: that it is.
 func (t *Tenant) Remains() *Tenant {
@@ -183,6 +188,7 @@ type tenantImage struct {
 	Version    int64       `json:"version,omitempty"`
 	Revision   int64       `json:"revision"`
 	Erased     int64       `json:"erased,omitempty"`
+	Since      time.Time   `json:"since,omitzero"`
 	KBs        []KBEntry   `json:"kbs,omitempty"`
 	Keys       []APIKey    `json:"keys,omitempty"`
 	Bindings   []Binding   `json:"bindings,omitempty"`
@@ -191,7 +197,7 @@ type tenantImage struct {
 
 // Freeze captures the state for encoding; see [KB.Freeze].
 func (t *Tenant) Freeze() func() ([]byte, error) {
-	im := tenantImage{Format: imageFormat, Life: t.life, Config: t.config, Version: t.version, Revision: t.revision, Erased: t.erased,
+	im := tenantImage{Format: imageFormat, Life: t.life, Config: t.config, Version: t.version, Revision: t.revision, Erased: t.erased, Since: t.since,
 		KBs: slices.Clone(t.kbs), Keys: slices.Clone(t.keys), Bindings: slices.Clone(t.bindings), Workspaces: slices.Clone(t.workspaces)}
 	return func() ([]byte, error) { return json.Marshal(im) }
 }
@@ -205,7 +211,7 @@ func RestoreTenant(id string, tier Tier, data []byte) (*Tenant, error) {
 	if im.Format != imageFormat {
 		return nil, fmt.Errorf("kb: tenant snapshot format %d is unknown to this release", im.Format)
 	}
-	t := &Tenant{id: id, tier: tier, life: im.Life, config: im.Config, version: im.Version, revision: im.Revision, erased: im.Erased,
+	t := &Tenant{id: id, tier: tier, life: im.Life, config: im.Config, version: im.Version, revision: im.Revision, erased: im.Erased, since: im.Since,
 		keys: im.Keys, bindings: im.Bindings, workspaces: im.Workspaces}
 	for _, e := range im.KBs {
 		t.put(e)

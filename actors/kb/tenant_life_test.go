@@ -106,7 +106,7 @@ func TestAnErasedTenantIsNobodyKnows_I3_I12(t *testing.T) {
 	if remains.State() != kb.TenantPurging || remains.Revision() != w.t.Revision() || len(remains.Bindings("")) > 0 || remains.Spec().DisplayName != "" {
 		t.Errorf("remains %+v", remains.Spec())
 	}
-	w.t.ResetTo(w.t.Revision())
+	w.t.ResetTo(w.t.Revision(), epoch)
 	image, err := w.t.Freeze()()
 	if err != nil {
 		t.Fatal(err)

@@ -2252,6 +2252,8 @@ type Access struct {
 	UnknownTenant bool `protobuf:"varint,2,opt,name=unknown_tenant,json=unknownTenant,proto3" json:"unknown_tenant,omitempty"`
 	// Of the key; or of the subject, in addition to what its token says.
 	Grants []*Grant `protobuf:"bytes,3,rep,name=grants,proto3" json:"grants,omitempty"`
+	// When the former tenant of this name was erased; unset: there was none.
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
 	// Of the key that was asked for; unset when there is none, or none any more.
 	Key           *KeyRecord `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -2305,6 +2307,13 @@ func (x *Access) GetUnknownTenant() bool {
 func (x *Access) GetGrants() []*Grant {
 	if x != nil {
 		return x.Grants
+	}
+	return nil
+}
+
+func (x *Access) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
 	}
 	return nil
 }
@@ -4423,11 +4432,12 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\brevision\x18\x05 \x01(\x03R\brevision\"<\n" +
 	"\tGetAccess\x12\x15\n" +
 	"\x06key_id\x18\x01 \x01(\tR\x05keyId\x12\x18\n" +
-	"\asubject\x18\x02 \x01(\tR\asubject\"\xbc\x01\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\"\xee\x01\n" +
 	"\x06Access\x12-\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x17.granary.v1.TenantStateR\x05state\x12%\n" +
 	"\x0eunknown_tenant\x18\x02 \x01(\bR\runknownTenant\x12.\n" +
-	"\x06grants\x18\x03 \x03(\v2\x16.granary.node.v1.GrantR\x06grants\x12,\n" +
+	"\x06grants\x18\x03 \x03(\v2\x16.granary.node.v1.GrantR\x06grants\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12,\n" +
 	"\x03key\x18\x04 \x01(\v2\x1a.granary.node.v1.KeyRecordR\x03key\"\x84\x01\n" +
 	"\tKeyRecord\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
@@ -4757,72 +4767,73 @@ var file_granary_node_v1_node_proto_depIdxs = []int32{
 	67,  // 55: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
 	67,  // 56: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
 	1,   // 57: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
-	26,  // 58: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
-	68,  // 59: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
-	69,  // 60: granary.node.v1.CreateKey.request:type_name -> granary.v1.CreateApiKeyRequest
-	29,  // 61: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
-	68,  // 62: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
-	68,  // 63: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
-	43,  // 64: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
-	43,  // 65: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
-	0,   // 66: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
-	70,  // 67: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
-	71,  // 68: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
-	30,  // 69: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
-	31,  // 70: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
-	32,  // 71: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
-	72,  // 72: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
-	10,  // 73: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
-	24,  // 74: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
-	28,  // 75: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
-	27,  // 76: granary.node.v1.TenantCall.create_key:type_name -> granary.node.v1.CreateKey
-	73,  // 77: granary.node.v1.TenantCall.get_key:type_name -> granary.v1.GetApiKeyRequest
-	74,  // 78: granary.node.v1.TenantCall.list_keys:type_name -> granary.v1.ListApiKeysRequest
-	75,  // 79: granary.node.v1.TenantCall.revoke_key:type_name -> granary.v1.RevokeApiKeyRequest
-	76,  // 80: granary.node.v1.TenantCall.bind_role:type_name -> granary.v1.RoleBinding
-	77,  // 81: granary.node.v1.TenantCall.unbind_role:type_name -> granary.v1.RemoveRoleBindingRequest
-	78,  // 82: granary.node.v1.TenantCall.list_roles:type_name -> granary.v1.ListRoleBindingsRequest
-	79,  // 83: granary.node.v1.TenantCall.create_workspace:type_name -> granary.v1.CreateWorkspaceRequest
-	80,  // 84: granary.node.v1.TenantCall.list_workspaces:type_name -> granary.v1.ListWorkspacesRequest
-	81,  // 85: granary.node.v1.TenantCall.update_workspace:type_name -> granary.v1.Workspace
-	82,  // 86: granary.node.v1.TenantCall.delete_workspace:type_name -> granary.v1.DeleteWorkspaceRequest
-	83,  // 87: granary.node.v1.TenantCall.create_tenant:type_name -> granary.v1.CreateTenantRequest
-	84,  // 88: granary.node.v1.TenantCall.update_tenant:type_name -> granary.v1.UpdateTenantRequest
-	85,  // 89: granary.node.v1.TenantCall.suspend_tenant:type_name -> granary.v1.SuspendTenantRequest
-	86,  // 90: granary.node.v1.TenantCall.resume_tenant:type_name -> granary.v1.ResumeTenantRequest
-	87,  // 91: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
-	88,  // 92: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
-	89,  // 93: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
-	90,  // 94: granary.node.v1.TenantCall.get_workspace:type_name -> granary.v1.GetWorkspaceRequest
-	33,  // 95: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
-	91,  // 96: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
-	36,  // 97: granary.node.v1.TenantCall.lease_storage:type_name -> granary.node.v1.LeaseStorage
-	39,  // 98: granary.node.v1.TenantCall.lease_places:type_name -> granary.node.v1.LeasePlaces
-	92,  // 99: granary.node.v1.TenantCall.recount_usage:type_name -> granary.v1.RecountUsageRequest
-	38,  // 100: granary.node.v1.TenantCall.check_storage:type_name -> granary.node.v1.CheckStorage
-	2,   // 101: granary.node.v1.StorageGrant.refusal:type_name -> granary.node.v1.Error
-	43,  // 102: granary.node.v1.PlaceLease.ttl:type_name -> google.protobuf.Duration
-	2,   // 103: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
-	93,  // 104: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
-	23,  // 105: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
-	94,  // 106: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
-	16,  // 107: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
-	25,  // 108: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
-	95,  // 109: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
-	96,  // 110: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
-	97,  // 111: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
-	81,  // 112: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
-	98,  // 113: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
-	34,  // 114: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
-	99,  // 115: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
-	37,  // 116: granary.node.v1.TenantReply.storage_grant:type_name -> granary.node.v1.StorageGrant
-	40,  // 117: granary.node.v1.TenantReply.place_lease:type_name -> granary.node.v1.PlaceLease
-	100, // 118: granary.node.v1.TenantReply.recount:type_name -> granary.v1.RecountUsageResponse
-	119, // [119:119] is the sub-list for method output_type
-	119, // [119:119] is the sub-list for method input_type
-	119, // [119:119] is the sub-list for extension type_name
-	119, // [119:119] is the sub-list for extension extendee
-	0,   // [0:119] is the sub-list for field type_name
+	68,  // 58: granary.node.v1.Access.since:type_name -> google.protobuf.Timestamp
+	26,  // 59: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
+	68,  // 60: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
+	69,  // 61: granary.node.v1.CreateKey.request:type_name -> granary.v1.CreateApiKeyRequest
+	29,  // 62: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
+	68,  // 63: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
+	68,  // 64: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
+	43,  // 65: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
+	43,  // 66: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
+	0,   // 67: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
+	70,  // 68: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
+	71,  // 69: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
+	30,  // 70: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
+	31,  // 71: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
+	32,  // 72: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
+	72,  // 73: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
+	10,  // 74: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
+	24,  // 75: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
+	28,  // 76: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
+	27,  // 77: granary.node.v1.TenantCall.create_key:type_name -> granary.node.v1.CreateKey
+	73,  // 78: granary.node.v1.TenantCall.get_key:type_name -> granary.v1.GetApiKeyRequest
+	74,  // 79: granary.node.v1.TenantCall.list_keys:type_name -> granary.v1.ListApiKeysRequest
+	75,  // 80: granary.node.v1.TenantCall.revoke_key:type_name -> granary.v1.RevokeApiKeyRequest
+	76,  // 81: granary.node.v1.TenantCall.bind_role:type_name -> granary.v1.RoleBinding
+	77,  // 82: granary.node.v1.TenantCall.unbind_role:type_name -> granary.v1.RemoveRoleBindingRequest
+	78,  // 83: granary.node.v1.TenantCall.list_roles:type_name -> granary.v1.ListRoleBindingsRequest
+	79,  // 84: granary.node.v1.TenantCall.create_workspace:type_name -> granary.v1.CreateWorkspaceRequest
+	80,  // 85: granary.node.v1.TenantCall.list_workspaces:type_name -> granary.v1.ListWorkspacesRequest
+	81,  // 86: granary.node.v1.TenantCall.update_workspace:type_name -> granary.v1.Workspace
+	82,  // 87: granary.node.v1.TenantCall.delete_workspace:type_name -> granary.v1.DeleteWorkspaceRequest
+	83,  // 88: granary.node.v1.TenantCall.create_tenant:type_name -> granary.v1.CreateTenantRequest
+	84,  // 89: granary.node.v1.TenantCall.update_tenant:type_name -> granary.v1.UpdateTenantRequest
+	85,  // 90: granary.node.v1.TenantCall.suspend_tenant:type_name -> granary.v1.SuspendTenantRequest
+	86,  // 91: granary.node.v1.TenantCall.resume_tenant:type_name -> granary.v1.ResumeTenantRequest
+	87,  // 92: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
+	88,  // 93: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
+	89,  // 94: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
+	90,  // 95: granary.node.v1.TenantCall.get_workspace:type_name -> granary.v1.GetWorkspaceRequest
+	33,  // 96: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
+	91,  // 97: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
+	36,  // 98: granary.node.v1.TenantCall.lease_storage:type_name -> granary.node.v1.LeaseStorage
+	39,  // 99: granary.node.v1.TenantCall.lease_places:type_name -> granary.node.v1.LeasePlaces
+	92,  // 100: granary.node.v1.TenantCall.recount_usage:type_name -> granary.v1.RecountUsageRequest
+	38,  // 101: granary.node.v1.TenantCall.check_storage:type_name -> granary.node.v1.CheckStorage
+	2,   // 102: granary.node.v1.StorageGrant.refusal:type_name -> granary.node.v1.Error
+	43,  // 103: granary.node.v1.PlaceLease.ttl:type_name -> google.protobuf.Duration
+	2,   // 104: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
+	93,  // 105: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
+	23,  // 106: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
+	94,  // 107: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
+	16,  // 108: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
+	25,  // 109: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
+	95,  // 110: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
+	96,  // 111: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
+	97,  // 112: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
+	81,  // 113: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
+	98,  // 114: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
+	34,  // 115: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
+	99,  // 116: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
+	37,  // 117: granary.node.v1.TenantReply.storage_grant:type_name -> granary.node.v1.StorageGrant
+	40,  // 118: granary.node.v1.TenantReply.place_lease:type_name -> granary.node.v1.PlaceLease
+	100, // 119: granary.node.v1.TenantReply.recount:type_name -> granary.v1.RecountUsageResponse
+	120, // [120:120] is the sub-list for method output_type
+	120, // [120:120] is the sub-list for method input_type
+	120, // [120:120] is the sub-list for extension type_name
+	120, // [120:120] is the sub-list for extension extendee
+	0,   // [0:120] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_node_proto_init() }
