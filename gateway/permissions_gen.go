@@ -19,7 +19,7 @@ var permissions = map[string]permission{
 	"/granary.v1.AccessService/WhoAmI":                     {RoleViewer, scopeAnywhere},
 	"/granary.v1.ArchiveService/ExportKnowledgeBase":       {RoleViewer, scopeKnowledgeBase},
 	"/granary.v1.ArchiveService/ExportTenant":              {RoleAdmin, scopeTenant},
-	"/granary.v1.ArchiveService/ImportKnowledgeBase":       {RoleEditor, scopeKnowledgeBase},
+	"/granary.v1.ArchiveService/ImportKnowledgeBase":       {RoleEditor, scopeAnywhere},
 	"/granary.v1.AuditAdminService/ExportTenantAudit":      {RoleOperator, scopeCluster},
 	"/granary.v1.AuditAdminService/GetTenantCheckpoint":    {RoleOperator, scopeCluster},
 	"/granary.v1.AuditAdminService/ListTenantAuditEvents":  {RoleOperator, scopeCluster},

@@ -1,10 +1,13 @@
 package node_test
 
 import (
+	"bytes"
+
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
+	"granary.dev/granary/gateway/archive"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
 )
 
@@ -51,10 +54,13 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	"GetDocumentText":   one(func(m *matrix) proto.Message { return &granaryv1.GetDocumentTextRequest{Name: m.docName()} }),
 
 	"ExportKnowledgeBase": one(func(m *matrix) proto.Message { return &granaryv1.ExportKnowledgeBaseRequest{Name: m.name()} }),
-	"ImportKnowledgeBase": one(func(*matrix) proto.Message {
-		return &granaryv1.ImportKnowledgeBaseRequest{Part: &granaryv1.ImportKnowledgeBaseRequest_Spec{
-			Spec: &granaryv1.ImportSpec{KnowledgeBaseId: "another", ValidateOnly: true}}}
-	}),
+	"ImportKnowledgeBase": func(*matrix) []proto.Message {
+		return []proto.Message{
+			&granaryv1.ImportKnowledgeBaseRequest{Part: &granaryv1.ImportKnowledgeBaseRequest_Spec{
+				Spec: &granaryv1.ImportSpec{KnowledgeBaseId: "another", ValidateOnly: true}}},
+			&granaryv1.ImportKnowledgeBaseRequest{Part: &granaryv1.ImportKnowledgeBaseRequest_Data{Data: emptyArchive()}},
+		}
+	},
 	"ExportTenant": one(func(*matrix) proto.Message { return &granaryv1.ExportTenantRequest{} }),
 
 	"GetErasureReceipt": one(func(m *matrix) proto.Message {
@@ -135,6 +141,19 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	"RetryDeadLetter": one(func(m *matrix) proto.Message {
 		return &granaryv1.RetryDeadLetterRequest{Tenant: "acme", Document: m.docName()}
 	}),
+}
+
+// emptyArchive is a good archive of no documents.
+func emptyArchive() []byte {
+	var b bytes.Buffer
+	w, err := archive.NewWriter(&b, archive.Header{})
+	if err == nil {
+		err = w.Close(0)
+	}
+	if err != nil {
+		return nil
+	}
+	return b.Bytes()
 }
 
 // one is a row of a single message.

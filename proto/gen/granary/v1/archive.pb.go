@@ -514,7 +514,7 @@ const file_granary_v1_archive_proto_rawDesc = "" +
 	"\x10COMPRESSION_ZSTD\x10\x022\xd7\x02\n" +
 	"\x0eArchiveService\x12r\n" +
 	"\x13ExportKnowledgeBase\x12&.granary.v1.ExportKnowledgeBaseRequest\x1a'.granary.v1.ExportKnowledgeBaseResponse\"\b\xda\xd4\x18\x04\b\x01\x10\x010\x01\x12r\n" +
-	"\x13ImportKnowledgeBase\x12&.granary.v1.ImportKnowledgeBaseRequest\x1a'.granary.v1.ImportKnowledgeBaseResponse\"\b\xda\xd4\x18\x04\b\x02\x10\x01(\x01\x12]\n" +
+	"\x13ImportKnowledgeBase\x12&.granary.v1.ImportKnowledgeBaseRequest\x1a'.granary.v1.ImportKnowledgeBaseResponse\"\b\xda\xd4\x18\x04\b\x02\x10\x03(\x01\x12]\n" +
 	"\fExportTenant\x12\x1f.granary.v1.ExportTenantRequest\x1a .granary.v1.ExportTenantResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x020\x01B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
