@@ -64,6 +64,18 @@ func TestRolesInOneKnowledgeBaseTellNothingOfOthers_B1_I13(t *testing.T) {
 			t.Errorf("%s: that there is another knowledge base shows:\n%s\n--- before ---\n%s", cell, a.text, before[cell].text)
 		}
 	})
+	for _, rpc := range everyRPC() { // what is made anew needs the role where it will be
+		if rpc.Name() != "ImportKnowledgeBase" {
+			continue
+		}
+		for who, credential := range credentials {
+			messages := matrixRows[string(rpc.Name())](m)
+			messages[0].(*granaryv1.ImportKnowledgeBaseRequest).GetSpec().ValidateOnly = false
+			if a := m.w.call(rpc, overConnect, credential, messages...); a.code != connect.CodeNotFound && a.code != connect.CodePermissionDenied {
+				t.Errorf("%s imports another knowledge base: %v %s", who, a.code, a.text)
+			}
+		}
+	}
 	if len(before) < 30 {
 		t.Errorf("only %d cells", len(before))
 	}
