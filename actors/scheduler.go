@@ -13,9 +13,11 @@ import (
 // one document, embed one batch), so a long document does not keep a slot.
 //
 // A tenant that was idle joins at the current virtual time: it is served at
-// once but cannot save up.
+// once but cannot save up. The last free slot is kept for a tenant that has none
+// running: whoever floods the node leaves the door open for the next to come.
 type Scheduler struct {
 	mu      sync.Mutex
+	spare   bool // there is a slot to keep free: more than one
 	free    int
 	clock   time.Duration // virtual time of the last grant
 	tenants map[string]*share
@@ -43,7 +45,7 @@ func NewScheduler(slots int) *Scheduler {
 	if slots == 0 {
 		slots = DefaultSlots()
 	}
-	return &Scheduler{free: slots, tenants: make(map[string]*share)}
+	return &Scheduler{free: slots, spare: slots > 1, tenants: make(map[string]*share)}
 }
 
 // Acquire waits for a slot; limit bounds the tenant's units that run at a time
@@ -115,7 +117,7 @@ func (s *Scheduler) nextTenant() *share {
 	var best *share
 	for _, t := range s.tenants {
 		k := nextKB(t)
-		if k == nil || t.running >= k.waiters[0].limit {
+		if k == nil || t.running >= k.waiters[0].limit || s.spare && s.free == 1 && t.running > 0 {
 			continue
 		}
 		// Running units count as used at the margin, else one tenant takes all

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -209,5 +210,49 @@ func TestTenantAtItsLimitHoldsUpNobody_B4(t *testing.T) {
 		(<-waiting)()
 		other()
 		checkSlots(t, s, 4)
+	})
+}
+
+// Whoever comes to a node that another tenant floods is served at once: the last
+// slot is kept for it, and only for it.
+func TestAFloodLeavesTheDoorOpenForTheNextTenant_P3(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := actors.NewScheduler(3)
+		var running, most atomic.Int64
+		ctx, stop := context.WithCancel(t.Context())
+		var flood sync.WaitGroup
+		for range 50 {
+			flood.Go(func() {
+				for {
+					release, err := s.Acquire(ctx, "flood", "kb", 100)
+					if err != nil {
+						return
+					}
+					most.Store(max(most.Load(), running.Add(1)))
+					time.Sleep(time.Second)
+					running.Add(-1)
+					release()
+				}
+			})
+		}
+		for range 20 {
+			time.Sleep(1500 * time.Millisecond)
+			synctest.Wait()
+			start := time.Now()
+			release, err := s.Acquire(t.Context(), "calm", "kb", 100)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if waited := time.Since(start); waited > 0 {
+				t.Errorf("waited %v for a slot", waited)
+			}
+			time.Sleep(10 * time.Millisecond)
+			release()
+		}
+		stop()
+		flood.Wait()
+		if most.Load() != 2 {
+			t.Errorf("the flood had %d of 3 slots, want all but the last", most.Load())
+		}
 	})
 }

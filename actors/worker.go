@@ -267,7 +267,7 @@ func (j *job) write(ctx context.Context, chunks []pipeline.Chunk, content kb.Con
 	if err := j.deps.Chunks.PutChunks(ctx, j.fence, j.attempt(), rows); err != nil {
 		return nil, err
 	}
-	segment, err := search.BuildSegment([]search.SegmentDoc{segmentDoc(j.doc, j.doc.Version, j.doc.Attempt, content, chunks, nil)})
+	segment, err := j.analyse(ctx, content, chunks)
 	if err != nil {
 		return nil, err
 	}
@@ -276,6 +276,16 @@ func (j *job) write(ctx context.Context, chunks []pipeline.Chunk, content kb.Con
 	j.report(&chunkedReport{run: j.run(), chunks: len(rows), model: j.deps.Embedder.Model(),
 		content: content, segment: segment, decided: decided})
 	return rows, j.await(ctx, decided)
+}
+
+// analyse builds the keyword index of the attempt, which is work as parsing is.
+func (j *job) analyse(ctx context.Context, content kb.Content, chunks []pipeline.Chunk) (*search.Segment, error) {
+	release, err := j.deps.Slots.Acquire(ctx, j.scope.Tenant, j.kbID, j.slots)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	return search.BuildSegment([]search.SegmentDoc{segmentDoc(j.doc, j.doc.Version, j.doc.Attempt, content, chunks, nil)})
 }
 
 func (j *job) attempt() journal.Attempt {
