@@ -108,15 +108,15 @@ func (w *world) nothingOfTheTenant(uid string, sources []string) {
 func TestADeletedTenantIsErasedAtItsTimeByItself_I3(t *testing.T) {
 	bubble(t, setup{waker: true, idle: 10 * time.Minute, trim: 5 * time.Minute}, func(t *testing.T, w *world) {
 		_, uid, sources := w.settleTenant()
-		if _, err := w.admin(deleteTenant(3 * time.Hour)); err != nil {
+		if _, err := w.admin(deleteTenant(40 * time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * time.Hour) // passivated meanwhile
+		time.Sleep(30 * time.Minute) // passivated meanwhile
 		if a := w.accessOf("bob", ""); a.GetState() != granaryv1.TenantState_TENANT_STATE_DELETED || len(a.GetGrants()) != 1 {
 			t.Fatalf("before its time: %v", a)
 		}
 		w.restart()
-		time.Sleep(65 * time.Minute)
+		time.Sleep(12 * time.Minute)
 		synctest.Wait()
 		if w.shredded.Load() == 0 {
 			t.Error("its keys were not destroyed")
@@ -153,10 +153,10 @@ func TestACrashAtAnyStepOfAPurgeLosesNoneOfIt_I3(t *testing.T) {
 			bubble(t, setup{waker: true}, func(t *testing.T, w *world) {
 				_, uid, sources := w.settleTenant()
 				hashes := w.faults.hashes()
-				if _, err := w.admin(deleteTenant(time.Hour)); err != nil {
+				if _, err := w.admin(deleteTenant(2 * time.Minute)); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(59*time.Minute + 30*time.Second)
+				time.Sleep(90 * time.Second)
 				synctest.Wait()
 				w.faults.dieAt(n, late)
 				time.Sleep(2 * time.Minute)

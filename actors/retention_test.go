@@ -49,18 +49,18 @@ func TestADocumentExpiresByItself_I3(t *testing.T) {
 				}
 				start := time.Now()
 				m := c.addCall("short", page("alpha", 3))
-				m.GetAddDocument().GetSpec().Expiration = &granaryv1.DocumentSpec_Ttl{Ttl: durationpb.New(48 * time.Hour)}
+				m.GetAddDocument().GetSpec().Expiration = &granaryv1.DocumentSpec_Ttl{Ttl: durationpb.New(2 * time.Hour)}
 				if _, err := c.call(m); err != nil {
 					t.Fatal(err)
 				}
 				c.mustAdd("long", "alpha "+page("beta", 3))
 				c.ready("short")
 				c.ready("long")
-				if d, err := c.get("short"); err != nil || !d.GetExpireTime().AsTime().Equal(start.Add(48*time.Hour)) {
+				if d, err := c.get("short"); err != nil || !d.GetExpireTime().AsTime().Equal(start.Add(2*time.Hour)) {
 					t.Errorf("expire_time: %v, %v", d.GetExpireTime(), err)
 				}
 				between(w)
-				time.Sleep(time.Until(start.Add(48*time.Hour - time.Second)))
+				time.Sleep(time.Until(start.Add(2*time.Hour - time.Second)))
 				c.wantFound("alpha", "long@1", "short@1")
 				time.Sleep(time.Second)
 				c.wantFound("alpha", "long@1") // at once: nobody had to erase it before
@@ -95,21 +95,21 @@ func TestTheWakeUpOfAKnowledgeBaseIsDueAtItsNextExpiry_I3(t *testing.T) {
 			}
 			return out
 		}
-		for i, ttl := range []time.Duration{300 * time.Hour, 200 * time.Hour, 100 * time.Hour} {
+		for i, ttl := range []time.Duration{6 * time.Hour, 4 * time.Hour, 2 * time.Hour} {
 			id := fmt.Sprintf("d%d", i)
 			if err := c.addFor(id, page(id, 1), ttl); err != nil {
 				t.Fatal(err)
 			}
 			c.ready(id)
 		}
-		if got := due(); len(got) != 1 || got[0] != 100*time.Hour {
+		if got := due(); len(got) != 1 || got[0] != 2*time.Hour {
 			t.Errorf("due in %v", got)
 		}
-		time.Sleep(150 * time.Hour)
-		if got := due(); len(got) != 1 || got[0] != 50*time.Hour {
+		time.Sleep(3 * time.Hour)
+		if got := due(); len(got) != 1 || got[0] != time.Hour {
 			t.Errorf("after the first expired, due in %v", got)
 		}
-		time.Sleep(200 * time.Hour)
+		time.Sleep(4 * time.Hour)
 		if got := due(); len(got) != 0 {
 			t.Errorf("after the last expired, due in %v", got)
 		}
