@@ -111,7 +111,7 @@ type Deps struct {
 	ReceiptKey ed25519.PrivateKey
 	Tier       kb.Tier // tier of tenants nothing else is known of
 
-	ChildrenPerKB int            // documents a knowledge base processes at a time; 0 means 8
+	ChildrenPerKB int            // documents a knowledge base processes at a time; 0: two more than processors, at most 8
 	Retry         kb.RetryPolicy // zero means kb.DefaultRetry
 	Now           func() time.Time
 	Jitter        func() float64 // [0, 1)
@@ -143,7 +143,7 @@ func (g *Grains) BrokenChains() int64 { return g.deps.brokenChains.Load() }
 // NewGrains fills defaults and returns the maker of grains.
 func NewGrains(d Deps) *Grains {
 	if d.ChildrenPerKB == 0 {
-		d.ChildrenPerKB = 8
+		d.ChildrenPerKB = min(8, DefaultSlots()+1)
 	}
 	if d.Retry == (kb.RetryPolicy{}) {
 		d.Retry = kb.DefaultRetry()
