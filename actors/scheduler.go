@@ -13,11 +13,13 @@ import (
 // one document, embed one batch), so a long document does not keep a slot.
 //
 // A tenant that was idle joins at the current virtual time: it is served at
-// once but cannot save up. The last free slot is kept for a tenant that has none
-// running: whoever floods the node leaves the door open for the next to come.
+// once but cannot save up. One slot is kept for a tenant to come, and while others
+// are at work nobody has more than an equal part of the rest: a single document
+// beside a flood finds a processor, not only a slot.
 type Scheduler struct {
 	mu      sync.Mutex
-	spare   bool // there is a slot to keep free: more than one
+	slots   int
+	recent  map[string]time.Time // when tenants last gave a slot back
 	free    int
 	clock   time.Duration // virtual time of the last grant
 	tenants map[string]*share
@@ -45,7 +47,7 @@ func NewScheduler(slots int) *Scheduler {
 	if slots == 0 {
 		slots = DefaultSlots()
 	}
-	return &Scheduler{free: slots, spare: slots > 1, tenants: make(map[string]*share)}
+	return &Scheduler{free: slots, slots: slots, recent: make(map[string]time.Time), tenants: make(map[string]*share)}
 }
 
 // Acquire waits for a slot; limit bounds the tenant's units that run at a time
@@ -115,9 +117,10 @@ func (s *Scheduler) grant() {
 
 func (s *Scheduler) nextTenant() *share {
 	var best *share
+	most := max(1, (s.slots-1)/max(1, s.active()))
 	for _, t := range s.tenants {
 		k := nextKB(t)
-		if k == nil || t.running >= k.waiters[0].limit || s.spare && s.free == 1 && t.running > 0 {
+		if k == nil || t.running >= min(k.waiters[0].limit, most) {
 			continue
 		}
 		// Running units count as used at the margin, else one tenant takes all
@@ -127,6 +130,30 @@ func (s *Scheduler) nextTenant() *share {
 		}
 	}
 	return best
+}
+
+// atWork is how long a tenant counts as being at work between two units: what a
+// document's run stores in between takes milliseconds.
+const atWork = 50 * time.Millisecond
+
+// active counts the tenants that are at work. Who waits behind its part of the slots
+// is looked at again when one of its own units ends, so that nobody needs a timer.
+func (s *Scheduler) active() int {
+	n := 0
+	for _, t := range s.tenants {
+		if t.running > 0 || t.waited() {
+			n++
+		}
+	}
+	now := time.Now()
+	for id, at := range s.recent {
+		if t := s.tenants[id]; now.Sub(at) > atWork {
+			delete(s.recent, id)
+		} else if t == nil || t.running == 0 && !t.waited() {
+			n++
+		}
+	}
+	return n
 }
 
 func nextKB(t *share) *share {
@@ -154,6 +181,7 @@ func (s *Scheduler) release(tenant, kb string, took time.Duration) {
 	k.running--
 	t.used += took
 	k.used += took
+	s.recent[tenant] = time.Now()
 	s.tidy(tenant, t, kb, k)
 	s.grant()
 }
