@@ -16,9 +16,9 @@ go build -o "$granary" ./cmd/granary
 
 if [ -n "${BENCH_LARGE:-}" ]; then
 	export GRANARY_BENCH_LARGE=1
-	p1_time=25x p2_time=50000x p3_docs=10000 p3_latency=5000 p4_time=1s p5_tenants=100000 store_time=20000x bulk_time=50x p6_lasts=30s p7_kills=30
+	p1_time=25x p2_time=50000x p3_docs=10000 p3_latency=5000 flood_docs=10000 p4_time=1s p5_tenants=100000 store_time=20000x bulk_time=50x p6_lasts=30s p7_kills=30
 else
-	p1_time=7x p2_time=10000x p3_docs=2000 p3_latency=500 p4_time=200ms p5_tenants=10000 store_time=3000x bulk_time=8x p6_lasts=10s p7_kills=6
+	p1_time=7x p2_time=10000x p3_docs=2000 p3_latency=500 flood_docs=3000 p4_time=200ms p5_tenants=10000 store_time=3000x bulk_time=8x p6_lasts=10s p7_kills=6
 fi
 
 # One part that fails must not cost the results of the others.
@@ -42,6 +42,7 @@ part p1 gobench "two nodes over loopback in one process, 64-byte calls, medians 
 part p2 gobench "calls with and without their audit on the disk, no network; ratio = audited / bare" ./gateway '^BenchmarkAudited$' "$store_time"
 part p2 gobench "one node, no network, JSON, a grain that answers at once; beside the same without the quota check" ./gateway '^BenchmarkUnary_P2$' "$p2_time"
 part p3 "$bench" p3 -docs "$p3_docs" -latency-docs "$p3_latency"
+part p3 "$bench" flood -granary "$granary" -docs "$flood_docs"
 part p4 gobench "10 best, 384 dimensions or 80 words a chunk" ./actors/search 'P4' "$p4_time"
 part p5 "$bench" p5 -tenants "$p5_tenants"
 part p5 "$bench" large -docs 1000

@@ -11,6 +11,7 @@
 //	go run ./cmd/internal/bench placement -nodes 3,10,100,1000
 //	go run ./cmd/internal/bench scale -granary bin/granary -sizes 1,2,3,4,8
 //	go run ./cmd/internal/bench failover -granary bin/granary -sizes 3,5 -kills 10
+//	go run ./cmd/internal/bench flood -granary bin/granary -docs 10000
 //	go run ./cmd/internal/bench p8 -tenants 100000
 //	go run ./cmd/internal/bench large -docs 1000
 //	go test -run xxx -bench . ./cluster/bench | go run ./cmd/internal/bench report
@@ -63,6 +64,8 @@ func run(ctx context.Context, args []string) error {
 			return scale(ctx, args[1:])
 		case "failover":
 			return failover(ctx, args[1:])
+		case "flood":
+			return flood(ctx, args[1:])
 		case "p8":
 			return p8(ctx, args[1:])
 		case "large":
@@ -74,7 +77,7 @@ func run(ctx context.Context, args []string) error {
 			return nil
 		}
 	}
-	return errors.New("usage: bench p3|p5|p8|placement|scale|failover|large|report|header [flags]")
+	return errors.New("usage: bench p3|p5|p8|placement|scale|failover|flood|large|report|header [flags]")
 }
 
 // header begins the table.
