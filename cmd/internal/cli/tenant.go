@@ -34,7 +34,7 @@ func (a *app) tenantCommand() *cobra.Command {
 			}
 			return out.tenant(res.GetTenant())
 		}),
-	}, a.tenantConfig(), a.tenantExport())
+	}, a.tenantConfig(), a.tenantExport(), a.tenantImport())
 	cmd.AddCommand(a.tenantOperations()...)
 	return cmd
 }
