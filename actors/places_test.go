@@ -192,9 +192,7 @@ func TestPlacesOfADeadNodeReturn_B4(t *testing.T) {
 		b.cut, b.view = true, placing{}
 		b.mu.Unlock()
 		kill()
-		g.mu.Lock()
 		g.forget() // what the dead node had is over
-		g.mu.Unlock()
 		died := time.Now()
 		for i := range 12 {
 			here.settle(fmt.Sprint("doc", i))
