@@ -260,9 +260,9 @@ func TestHandOverGivesSlotsBack_B4(t *testing.T) {
 		synctest.Wait()
 		handOver(t, r, a, b, time.Second)
 		var free []func()
-		for range 4 { // as many as there are
+		for i := range 4 { // as many as there are; nobody alone gets all
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			release, err := a.slots.Acquire(ctx, "other", "kb", 4)
+			release, err := a.slots.Acquire(ctx, fmt.Sprint("other", i), "kb", 4)
 			cancel()
 			if err != nil {
 				t.Fatal("a slot is held after the hand-over")
