@@ -155,7 +155,7 @@ func (w *world) receipts() []kb.Receipt {
 	var out []kb.Receipt
 	for _, row := range rows {
 		r, err := kb.VerifyReceipt(row.Body, receiptKey().Public().(ed25519.PublicKey))
-		if err != nil || r.Name != kb.ReceiptPrefix+row.Name || !r.CompleteTime.Equal(row.Time) {
+		if err != nil || r.Name != kb.ReceiptPrefix+row.Name || !r.CompleteTime.Truncate(time.Microsecond).Equal(row.Time) {
 			w.t.Errorf("receipt %s: %+v, %v", row.Name, r, err)
 		}
 		if r.RequestTime.IsZero() || r.CompleteTime.Before(r.RequestTime) || r.Tenant != tenant || r.Node != "node-1" {
