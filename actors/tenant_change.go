@@ -35,16 +35,15 @@ func (g *tenantGrain) decideChange(c call, h *nodev1.Header, ch change, proven b
 		return
 	}
 	var reply *nodev1.TenantReply
-	var after func(func())
 	g.record(c, h, events, func() {
-		if after == nil {
+		if ch.after == nil {
 			c.Reply(reply, nil)
 			return
 		}
-		after(func() { c.Reply(reply, nil) })
+		ch.after(func() { c.Reply(reply, nil) })
 	})
 	// The state has the events now; the commit takes until a later message.
-	reply, after = ch.reply(), ch.after
+	reply = ch.reply()
 }
 
 // read answers from what is current.
