@@ -10,16 +10,18 @@ import (
 // ErrKeysChanged says that a record of keys is not at the version its writer knows.
 var ErrKeysChanged = errors.New("journal: the keys were changed by somebody else")
 
-// StoreKeys and MasterKeys name records that belong to no tenant: the store's own
-// keys, and the master key where a key service wraps it. No tenant's name is like them.
+// These name records that belong to no tenant: the store's own keys, the master key
+// where a key service wraps it, and, with a name behind SecretKeys, what servers keep
+// secret. No tenant's name is like them.
 const (
 	StoreKeys  = "#store"
 	MasterKeys = "#master"
+	SecretKeys = "#secret:"
 )
 
 // KeyRecord is what the store keeps of a tenant's keys. It never holds a key in plain.
 type KeyRecord struct {
-	Tenant  string    // or StoreKeys, MasterKeys
+	Tenant  string    // or one of the names above
 	Version int64     // 1, 2, 3 …; goes on after a destruction
 	Wrapped []byte    // keys under the master key, opaque here; empty: destroyed
 	Master  string    // id of the master key that wraps them

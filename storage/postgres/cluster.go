@@ -159,6 +159,19 @@ func (s *Store) Secret(ctx context.Context, name string, made func() ([]byte, er
 	return nil, fmt.Errorf("%w: secret %s was not stored", journal.ErrUnavailable, name)
 }
 
+// EmptySecret forgets the value kept under a name, if it is old; the name stays, so that
+// nobody makes another. Old versions of the row stay in the server's files until it
+// vacuums, and in its log and back-ups.
+func (s *Store) EmptySecret(ctx context.Context, name string, old []byte) error {
+	if err := checkKeys("name", name); err != nil {
+		return err
+	}
+	return s.across(forSecrets).write(ctx, func(ctx context.Context, q querier) error {
+		_, err := q.Exec(ctx, `UPDATE cluster_secret SET value = '' WHERE name = $1 AND value = $2`, name, blob(old))
+		return err
+	})
+}
+
 // checkNode refuses an id that could not be read back.
 func checkNode(id protocol.NodeID) error {
 	if _, err := protocol.ParseNodeID(id.String()); err != nil {

@@ -282,7 +282,7 @@ func TestB1_StartWithoutTheRightToMakeRolesSaysWhatToRun(t *testing.T) {
 // B1: this is all there is that looks at more than one tenant.
 func TestB1_WhatLooksAtSeveralTenantsIsListed(t *testing.T) {
 	want := map[string][]string{
-		"Ping": {"forHealth"}, "checkEncoding": {"forHealth"}, "Secret": {"forSecrets"},
+		"Ping": {"forHealth"}, "checkEncoding": {"forHealth"}, "Secret": {"forSecrets"}, "EmptySecret": {"forSecrets"},
 		"DueWakeups": {"forWakeups"}, "DeadLetters": {"forDeadLetters"}, "Receipts": {"forReceipts"}, "Owners": {"forOwners"},
 		"PutKeys": {"forKeys"}, "DestroyKeys": {"forKeys"}, "ListKeys": {"forKeys"}, "KeyChanges": {"forKeys"}, "HasContent": {"forKeys"},
 		"PutAccesses": {"forAccesses"}, "AuditTenants": {"forAccesses"}, "audited": {"forAccesses"},

@@ -145,15 +145,24 @@ func (r *ring) read(ctx context.Context, tenant string) (*keys, error) {
 
 func wrapPlace(tenant string, version int64) []byte { return place("keys", tenant, number(version)) }
 
-// unwrap makes keys of a record. A master key that is not there makes the tenant
+// unwrapData opens a record. A master key that is not there makes the tenant
 // unavailable, not corrupt: it may come.
-func (r *ring) unwrap(ctx context.Context, rec journal.KeyRecord) (*keys, error) {
+func (r *ring) unwrapData(ctx context.Context, rec journal.KeyRecord) ([]byte, error) {
 	data, err := r.master.unwrap(ctx, rec.Master, rec.Wrapped, wrapPlace(rec.Tenant, rec.Version))
 	switch {
 	case errors.Is(err, errTampered):
 		return nil, fmt.Errorf("%w: keys of %s, version %d: %w", journal.ErrCorrupt, rec.Tenant, rec.Version, err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: keys of %s: %w", journal.ErrUnavailable, rec.Tenant, err)
+	}
+	return data, nil
+}
+
+// unwrap makes keys of a record.
+func (r *ring) unwrap(ctx context.Context, rec journal.KeyRecord) (*keys, error) {
+	data, err := r.unwrapData(ctx, rec)
+	if err != nil {
+		return nil, err
 	}
 	k, err := decodeKeys(rec.Tenant, data)
 	if err != nil {
@@ -167,9 +176,16 @@ func (r *ring) unwrap(ctx context.Context, rec journal.KeyRecord) (*keys, error)
 func (r *ring) wrap(k *keys, version int64, created, rotated time.Time) (journal.KeyRecord, error) {
 	rec := journal.KeyRecord{Tenant: k.tenant, Version: version, Primary: k.primary, Created: created, Rotated: rotated}
 	data, err := k.encode()
-	if err == nil {
-		rec.Wrapped, rec.Master, err = r.master.wrap(data, wrapPlace(k.tenant, version))
+	if err != nil {
+		return rec, err
 	}
+	return r.wrapData(data, rec)
+}
+
+// wrapData puts what a record keeps into it.
+func (r *ring) wrapData(data []byte, rec journal.KeyRecord) (journal.KeyRecord, error) {
+	var err error
+	rec.Wrapped, rec.Master, err = r.master.wrap(data, wrapPlace(rec.Tenant, rec.Version))
 	return rec, err
 }
 

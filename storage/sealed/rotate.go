@@ -16,9 +16,18 @@ var ErrUnknownTenant = errors.New("sealed: the tenant has no keys")
 // earlier ones stays readable. Other nodes seal with it within [Config.Poll], and
 // know it when they meet it. Errors: ErrUnknownTenant.
 func (s *Store) Rotate(ctx context.Context, tenant string) (KeyInfo, error) {
-	rec, err := s.rewrite(ctx, tenant, func(rec journal.KeyRecord, k *keys) (*keys, time.Time, error) {
+	rec, err := s.rewrite(ctx, tenant, func(rec journal.KeyRecord, data []byte) (journal.KeyRecord, []byte, error) {
+		k, err := decodeKeys(tenant, data)
+		if err != nil {
+			return rec, nil, fmt.Errorf("%w: %w", journal.ErrCorrupt, err)
+		}
 		next, err := k.rotated()
-		return next, time.Now(), err
+		if err != nil {
+			return rec, nil, err
+		}
+		rec.Primary, rec.Rotated = next.primary, time.Now()
+		data, err = next.encode()
+		return rec, data, err
 	})
 	if err != nil {
 		return KeyInfo{}, err
@@ -27,35 +36,38 @@ func (s *Store) Rotate(ctx context.Context, tenant string) (KeyInfo, error) {
 	return info(rec), nil
 }
 
-// rewrite changes a record as change says, which may be asked again.
+// rewrite changes what a record keeps as change says, which may be asked again; nothing
+// leaves it as it is.
 func (s *Store) rewrite(ctx context.Context, tenant string,
-	change func(journal.KeyRecord, *keys) (*keys, time.Time, error)) (journal.KeyRecord, error) {
+	change func(journal.KeyRecord, []byte) (journal.KeyRecord, []byte, error)) (journal.KeyRecord, error) {
 	for {
 		rec, err := s.Keys(ctx, tenant)
 		switch {
 		case errors.Is(err, journal.ErrNotFound), err == nil && rec.Destroyed():
 			return rec, fmt.Errorf("%w: %s", ErrUnknownTenant, tenant)
 		case err != nil:
-			return rec, err
+			return rec, s.failed(failKeys, tenant, "keys", err)
 		}
-		k, err := s.ring.unwrap(ctx, rec)
+		data, err := s.ring.unwrapData(ctx, rec)
 		if err != nil {
 			return rec, s.failed(failKeys, tenant, "keys", err)
 		}
-		next, rotated, err := change(rec, k)
-		if err != nil || next == nil {
-			return rec, err
+		to, data, err := change(rec, data)
+		if err == nil && data == nil {
+			return rec, nil
 		}
-		to, err := s.ring.wrap(next, rec.Version+1, rec.Created, rotated)
-		if err != nil {
-			return rec, s.failed(failKeys, tenant, "keys", err)
+		if err == nil {
+			to.Version++
+			to, err = s.ring.wrapData(data, to)
 		}
-		err = s.PutKeys(ctx, to)
+		if err == nil {
+			err = s.PutKeys(ctx, to)
+		}
 		if errors.Is(err, journal.ErrKeysChanged) {
 			continue
 		}
 		if err != nil {
-			return rec, err
+			return rec, s.failed(failKeys, tenant, "keys", err)
 		}
 		s.ring.drop(tenant, rec.Version, false)
 		return to, nil
@@ -68,11 +80,11 @@ const pageOfKeys = 200
 // Rewrap is what a call of RotateMaster has done.
 type Rewrap struct {
 	Master   string // id of the master key that wraps now
-	Wrapped  int    // records wrapped by this call
+	Wrapped  int    // tenants whose keys this call wrapped; the store counts as one
 	Complete bool   // none is left
 }
 
-// RotateMaster wraps all keys under the first of the master keys, which it reads anew
+// RotateMaster wraps all keys and secrets under the first of the master keys, which it reads anew
 // before; where a key service keeps the master key, it makes a new one first, unless an
 // earlier rotation is unfinished. It stops after limit, 0 meaning never, and goes on
 // when it is called again, by whichever node.
@@ -88,16 +100,16 @@ func (s *Store) RotateMaster(ctx context.Context, limit time.Duration) (Rewrap, 
 			return false, nil
 		}
 		ours := false
-		_, err := s.rewrite(ctx, r.Tenant, func(rec journal.KeyRecord, k *keys) (*keys, time.Time, error) {
+		_, err := s.rewrite(ctx, r.Tenant, func(rec journal.KeyRecord, data []byte) (journal.KeyRecord, []byte, error) {
 			if ours = rec.Master != out.Master; !ours { // somebody else was faster
-				return nil, rec.Rotated, nil
+				return rec, nil, nil
 			}
-			return k, rec.Rotated, nil
+			return rec, data, nil
 		})
 		switch {
 		case errors.Is(err, ErrUnknownTenant): // destroyed meanwhile
 			err = nil
-		case err == nil && ours:
+		case err == nil && ours && !ofNobody(r):
 			out.Wrapped++
 		}
 		return true, err
@@ -114,14 +126,20 @@ func (s *Store) RotateMaster(ctx context.Context, limit time.Duration) (Rewrap, 
 // newMaster reads the master keys and makes a new one where that is ours to do.
 func (s *Store) newMaster(ctx context.Context) error {
 	m := s.ring.master
-	if err := m.Reload(ctx); err != nil || m.add == nil {
-		return err
+	if err := m.Reload(ctx); err != nil {
+		return s.failed(failKeys, "", "master key", err)
+	}
+	if m.add == nil {
+		return nil
 	}
 	unfinished, err := s.unlike(ctx, m.IDs()[0], func(journal.KeyRecord) (bool, error) { return false, nil })
 	if err != nil || unfinished > 0 {
 		return err
 	}
-	return m.add(ctx)
+	if err := m.add(ctx); err != nil {
+		return s.failed(failKeys, "", "master key", err)
+	}
+	return nil
 }
 
 // unlike calls do for every record that another master key wraps, until it says to

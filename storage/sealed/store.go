@@ -303,17 +303,20 @@ func info(r journal.KeyRecord) KeyInfo {
 
 // List lists up to limit tenants' keys after one, by name.
 func (s *Store) List(ctx context.Context, after string, limit int) ([]KeyInfo, error) {
-	list, err := s.ListKeys(ctx, after, limit)
-	if err != nil {
-		return nil, err
+	for {
+		list, err := s.ListKeys(ctx, after, limit)
+		if err != nil || len(list) == 0 {
+			return nil, err
+		}
+		after = list[len(list)-1].Tenant
+		list = slices.DeleteFunc(list, ofNobody)
+		if len(list) == 0 {
+			continue
+		}
+		out := make([]KeyInfo, len(list))
+		for i, r := range list {
+			out[i] = info(r)
+		}
+		return out, nil
 	}
-	if len(list) == 1 && list[0].Tenant == journal.MasterKeys {
-		return s.List(ctx, journal.MasterKeys, limit)
-	}
-	list = slices.DeleteFunc(list, func(r journal.KeyRecord) bool { return r.Tenant == journal.MasterKeys })
-	out := make([]KeyInfo, len(list))
-	for i, r := range list {
-		out[i] = info(r)
-	}
-	return out, nil
 }

@@ -2,9 +2,7 @@ package node
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -57,29 +55,22 @@ func (n *Node) openAudit(ctx context.Context) error {
 	return nil
 }
 
-// auditSigner reads the key that signs checkpoints, from its file or, where nodes share a
-// store and none is named, from there.
+// auditSigner reads the key that signs checkpoints: from its file or, where none is
+// named, sealed in the store.
 func (n *Node) auditSigner(ctx context.Context) (*trail.Signer, error) {
 	path := n.cfg.Audit.KeyFile
-	if path == "" && n.cfg.shared() {
-		text, err := n.secret(ctx, "audit-signing-key", trail.NewKeyPEM)
+	if path == "" {
+		text, err := n.ownSecret(ctx, "audit-signing-key", "audit-key", trail.NewKeyPEM)
 		if err != nil {
 			return nil, err
 		}
-		if !n.cfg.Dev {
-			n.log.Warn("checkpoints of the audit are signed with a key in the database: who can write there can sign; set audit.key_file")
+		if n.cfg.shared() && !n.cfg.Dev {
+			n.log.Warn("checkpoints of the audit are signed with a key in the database: who can write there and has the master key can sign; " +
+				"set audit.key_file")
 		}
 		return trail.ParseSigner(text)
 	}
-	if path == "" {
-		path = filepath.Join(n.cfg.Data, "audit-key")
-	}
 	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) && n.cfg.Audit.KeyFile == "" {
-		if text, err = trail.NewKeyPEM(); err == nil {
-			err = writeDurable(path, text)
-		}
-	}
 	if err != nil {
 		return nil, fmt.Errorf("audit.key_file: %w", err)
 	}

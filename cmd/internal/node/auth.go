@@ -3,13 +3,9 @@ package node
 import (
 	"context"
 	"crypto/hkdf"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
-	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"granary.dev/granary/gateway"
 	"granary.dev/granary/gateway/auth"
@@ -51,7 +47,7 @@ func (n *Node) openAuthority(ctx context.Context) error {
 		return err
 	}
 	// What the MACs of API keys are made with outlives every signing key.
-	if n.pepper, err = n.ownSecret(ctx, "api-key-pepper"); err != nil {
+	if n.pepper, err = n.randomSecret(ctx, "api-key-pepper"); err != nil {
 		return err
 	}
 	// All nodes that share the signing key share the key of upload tokens.
@@ -73,34 +69,7 @@ func (n *Node) openSigningKey(ctx context.Context) (key []byte, err error) {
 			key, err = os.ReadFile(n.cfg.Auth.KeyFile)
 		}
 	default:
-		key, err = n.ownSecret(ctx, "upload-secret")
+		key, err = n.randomSecret(ctx, "upload-secret")
 	}
 	return key, err
-}
-
-// secretBytes is the length of the secrets a server makes for itself.
-const secretBytes = 32
-
-// ownSecret reads a secret that servers made for themselves once: in the store when
-// they share one, else in a file of the data folder that only its owner may read.
-func (n *Node) ownSecret(ctx context.Context, name string) ([]byte, error) {
-	made := func() ([]byte, error) {
-		out := make([]byte, secretBytes)
-		_, err := rand.Read(out)
-		return out, err
-	}
-	if n.cfg.shared() {
-		return n.secret(ctx, name, made)
-	}
-	path := filepath.Join(n.cfg.Data, name)
-	out, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if out, err = made(); err == nil {
-			err = writeDurable(path, out)
-		}
-	}
-	if err == nil && len(out) != secretBytes {
-		err = fmt.Errorf("%s has %d bytes, not %d", path, len(out), secretBytes)
-	}
-	return out, err
 }

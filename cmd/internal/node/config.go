@@ -84,16 +84,16 @@ type TenantsConfig struct {
 
 // ReceiptConfig says what receipts of erasures are signed with.
 type ReceiptConfig struct {
-	// KeyFile holds an Ed25519 key (PEM, PKCS #8), the same on all nodes. Default:
-	// Data/receipt-key of a node that is alone; nodes with a Store keep one there.
+	// KeyFile holds an Ed25519 key (PEM, PKCS #8), the same on all nodes. Default: one
+	// made at the first start, sealed in the store.
 	KeyFile string `yaml:"key_file"`
 }
 
 // AuditConfig says how the audit is proved.
 type AuditConfig struct {
 	// KeyFile holds the Ed25519 key that signs checkpoints (PEM); public keys behind it
-	// are of earlier ones. Default: Data/audit-key, made at the first start; with Store a
-	// key in the database, which proves nothing against who can write that: set one.
+	// are of earlier ones. Default: one made at the first start, sealed in the store; it
+	// proves nothing against who can write that and has the master key.
 	KeyFile string `yaml:"key_file"`
 	// CheckpointEvery is the time between two checkpoints of a tenant in which anything
 	// happened. Default 10m.

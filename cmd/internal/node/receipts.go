@@ -8,37 +8,31 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"granary.dev/granary/gateway/auth"
 )
 
 // openReceiptKey reads the key that signs receipts of erasures. It is of its own, so
 // that receipts go on being good when the keys of tokens change: in the file that is
-// configured, else in the data folder of a node that is alone, or in the store.
+// configured, else sealed in the store.
 func (n *Node) openReceiptKey(ctx context.Context) error {
-	path := n.cfg.Receipts.KeyFile
-	if path == "" && n.cfg.shared() {
-		text, err := n.secret(ctx, "receipt-signing-key", auth.NewKeyPEM)
+	if path := n.cfg.Receipts.KeyFile; path != "" {
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			if text, err = auth.NewKeyPEM(); err == nil {
+				err = writeDurable(path, text)
+			}
+		}
 		if err != nil {
-			return err
+			return configErrorf("receipts.key_file: %w", err)
 		}
 		n.receipts, err = parseReceiptKey(text)
 		return err
 	}
-	if path == "" {
-		path = filepath.Join(n.cfg.Data, "receipt-key")
+	text, err := n.ownSecret(ctx, "receipt-signing-key", "receipt-key", auth.NewKeyPEM)
+	if err == nil {
+		n.receipts, err = parseReceiptKey(text)
 	}
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if text, err = auth.NewKeyPEM(); err == nil {
-			err = writeSecret(path, string(text))
-		}
-	}
-	if err != nil {
-		return configErrorf("receipts.key_file: %w", err)
-	}
-	n.receipts, err = parseReceiptKey(text)
 	return err
 }
 
