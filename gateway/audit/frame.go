@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 )
 
 // A segment is the mark and then frames: length of the record, checksum, record, hash.
+// Behind the last frame is nothing, or zeros: the room that was made for more.
 const (
 	segmentMark  = "granaud1"
 	frameHead    = 8
@@ -38,13 +40,18 @@ func appendFrame(b []byte, a journal.Access) []byte {
 // end, errTorn where no record begins.
 func readFrame(r io.Reader) (a journal.Access, size int64, err error) {
 	var head [frameHead]byte
-	switch _, err := io.ReadFull(r, head[:]); {
+	switch n, err := io.ReadFull(r, head[:]); {
 	case errors.Is(err, io.EOF):
+		return a, 0, io.EOF
+	case errors.Is(err, io.ErrUnexpectedEOF) && isZero(head[:n]):
 		return a, 0, io.EOF
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return a, 0, errTorn
 	case err != nil:
 		return a, 0, err
+	}
+	if isZero(head[:]) {
+		return a, 0, onlyZeros(r)
 	}
 	n := binary.BigEndian.Uint32(head[:])
 	if n < journal.HashSize || n > maxFrame {
@@ -67,6 +74,24 @@ func readFrame(r io.Reader) (a journal.Access, size int64, err error) {
 	a.Hash = body[at:]
 	return a, frameHead + int64(n), nil
 }
+
+// onlyZeros is io.EOF when nothing but zeros is left to read.
+func onlyZeros(r io.Reader) error {
+	var b [4096]byte
+	for {
+		n, err := r.Read(b[:])
+		if !isZero(b[:n]) {
+			return fmt.Errorf("%w: something stands behind zeros", errTorn)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+var zeros [1 << 20]byte
+
+func isZero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }
 
 // readMark reads the head of a segment: io.EOF when nothing was ever written to it.
 func readMark(r io.Reader) error {

@@ -23,6 +23,9 @@ const (
 	queueLength = 8192
 	groupLength = 1024
 
+	// reserveBytes is room kept for the calls under way: some ten thousand records.
+	reserveBytes = segmentBytes / 2
+
 	maxChains     = 1 << 16          // tenants whose place in the stream is kept in memory
 	maxFieldBytes = 1 << 10          // of one field of a record
 	recordTime    = 10 * time.Second // a disk that takes longer has failed
@@ -31,6 +34,8 @@ const (
 	// DefaultMaxBytes bounds what waits for the store on this machine's disk: some two
 	// million records.
 	DefaultMaxBytes = 1 << 30
+	// MinMaxBytes is the least bound that means anything.
+	MinMaxBytes = 2 * segmentBytes
 
 	// Records of callers that nobody knows: so many a second, and so many at once.
 	strangersPerSecond = 20
@@ -41,14 +46,17 @@ const (
 // ErrUnavailable says that a record could not be made durable.
 var ErrUnavailable = errors.New("audit: the log cannot be written")
 
+var errClosed = fmt.Errorf("%w: it is closed", ErrUnavailable)
+
 // Config says where the log is and where it goes.
 type Config struct {
 	Dir    string // folder of the segments, made when it does not exist
 	Node   string // name of this node; streams are named by it
 	Store  journal.AuditStore
 	Logger *slog.Logger // nil discards
-	// MaxBytes bounds what is on disk and not in the store yet; beyond it records are
-	// refused. 0 is DefaultMaxBytes.
+	// MaxBytes bounds what is on disk and not in the store yet; beyond it the log is not
+	// Ready, and takes the records of calls under way only, up to half a segment more.
+	// 0 is DefaultMaxBytes.
 	MaxBytes int64
 }
 
@@ -60,6 +68,7 @@ type Log struct {
 	lock  io.Closer // nil in tests that bring a disk of their own
 	now   func() time.Time
 	queue chan *entry
+	spare *supply       // the segment to come
 	quit  chan struct{} // closed by Close: nothing new is taken
 	done  chan struct{} // closed when all that was taken is written
 	kick  chan struct{} // there is something to ship
@@ -67,23 +76,29 @@ type Log struct {
 	halt  context.CancelFunc
 	close sync.Once
 
-	// Of the writing goroutine.
+	// Of whoever writes: a caller that comes alone, or the goroutine that writes for many.
+	writing    sync.Mutex
+	ended      bool
 	boot       string
 	generation int
 	chains     map[string]*journal.Chain
 	active     *segment // nil while writing fails
+	list       []*entry
 	buffer     []byte
-	strangers  *bucket
 
-	failed  atomic.Bool // the last write failed
-	stuck   atomic.Bool // one takes too long
+	strangers *bucket
+
+	failed  atomic.Bool  // the last write failed
+	began   atomic.Int64 // when the write under way began, in nanoseconds since 1970; 0: there is none
+	left    atomic.Int64 // room in the active segment
+	told    int64        // the backlog the log has told of, of who writes: 0, half, all of MaxBytes
 	ships   shipper
 	backlog atomic.Int64 // bytes in segments that are not in the store
 
 	records, refused, summarised, shipped, shipErrors, lost atomic.Int64
 }
 
-// entry is a record on its way.
+// entry is a record on its way. done is nil when who brought it writes it.
 type entry struct {
 	rec  journal.Access
 	done chan error
@@ -115,6 +130,7 @@ func open(cfg Config, d disk) (*Log, error) {
 		queue: make(chan *entry, queueLength), quit: make(chan struct{}), done: make(chan struct{}),
 		kick: make(chan struct{}, 1), idle: make(chan struct{}),
 		boot: cfg.Node + "#" + boot.String(), chains: make(map[string]*journal.Chain)}
+	l.spare = newSupply(l.newSegment)
 	l.cfg.MaxBytes = cmp.Or(cfg.MaxBytes, DefaultMaxBytes)
 	l.strangers = newBucket(strangersPerSecond, strangersBurst, l.now())
 	left, err := d.list()
@@ -128,8 +144,10 @@ func open(cfg Config, d disk) (*Log, error) {
 	if l.active, err = l.newSegment(); err != nil {
 		return nil, err
 	}
+	l.left.Store(l.active.room())
 	ctx, cancel := context.WithCancel(context.Background())
 	l.halt = cancel
+	go l.spare.run(l.quit)
 	go l.write()
 	go l.ship(ctx)
 	return l, nil
@@ -146,27 +164,41 @@ func (l *Log) newSegment() (*segment, error) {
 
 // Record makes a record durable before it returns; the log fills in its stream, number
 // and hash. The error is ErrUnavailable. Of callers that nobody knows it records as
-// many as the limit lets it, and counts the rest.
+// many as the limit lets it, and counts the rest. Who comes while nobody writes does it
+// itself, which spares it two changes of goroutines.
 func (l *Log) Record(a journal.Access) error {
 	if a.Tenant == "" && a.Principal == "" && !l.strangers.take(l.now()) {
 		return nil
 	}
-	if l.backlog.Load() > l.cfg.MaxBytes {
+	if l.backlog.Load() > l.cfg.MaxBytes+reserveBytes {
 		l.refused.Add(1)
-		return fmt.Errorf("%w: %d bytes wait for the store", ErrUnavailable, l.backlog.Load())
+		return l.full()
 	}
-	e := &entry{rec: clean(a), done: make(chan error, 1)}
+	e := &entry{rec: clean(a)}
+	if l.writing.TryLock() {
+		defer l.writing.Unlock()
+		if l.ended {
+			return errClosed
+		}
+		return l.commit(l.group(e))
+	}
+	e.done = make(chan error, 1)
+	return l.await(e)
+}
+
+// await has a record written with others.
+func (l *Log) await(e *entry) error {
 	late := time.NewTimer(recordTime)
 	defer late.Stop()
 	select {
 	case <-l.quit:
-		return fmt.Errorf("%w: it is closed", ErrUnavailable)
+		return errClosed
 	default:
 	}
 	select {
 	case l.queue <- e:
 	case <-l.done:
-		return fmt.Errorf("%w: it is closed", ErrUnavailable)
+		return errClosed
 	case <-late.C:
 		l.refused.Add(1)
 		return fmt.Errorf("%w: it does not keep up", ErrUnavailable)
@@ -176,7 +208,6 @@ func (l *Log) Record(a journal.Access) error {
 		return err
 	case <-late.C:
 		l.refused.Add(1)
-		l.stuck.Store(true)
 		return fmt.Errorf("%w: the disk does not answer", ErrUnavailable)
 	case <-l.done:
 	}
@@ -184,18 +215,29 @@ func (l *Log) Record(a journal.Access) error {
 	case err := <-e.done:
 		return err
 	default:
-		return fmt.Errorf("%w: it is closed", ErrUnavailable)
+		return errClosed
 	}
 }
 
-// Ready tells whether the last write succeeded: a call is better refused before it is
-// carried out than after.
+func (l *Log) full() error {
+	return fmt.Errorf("%w: %d bytes wait for the store", ErrUnavailable, l.backlog.Load())
+}
+
+// Ready tells whether a record could be written now: a call is better refused before it
+// is carried out than after. It is not ready when the last write failed or one lasts too
+// long, when too much waits for the store, and when the room that is left is for the
+// calls under way, and the disk has no more.
 func (l *Log) Ready() error {
-	if l.failed.Load() || l.stuck.Load() {
+	began := l.began.Load()
+	switch {
+	case l.failed.Load():
 		return fmt.Errorf("%w: the last write failed", ErrUnavailable)
-	}
-	if l.backlog.Load() > l.cfg.MaxBytes {
-		return fmt.Errorf("%w: %d bytes wait for the store", ErrUnavailable, l.backlog.Load())
+	case began > 0 && l.now().UnixNano()-began > int64(recordTime):
+		return fmt.Errorf("%w: the disk does not answer", ErrUnavailable)
+	case l.left.Load() < reserveBytes && l.spare.failing.Load():
+		return fmt.Errorf("%w: there is no room for more records", ErrUnavailable)
+	case l.backlog.Load() > l.cfg.MaxBytes:
+		return l.full()
 	}
 	return nil
 }

@@ -2,12 +2,15 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -161,27 +164,99 @@ func TestI1_RecordsWaitOnTheDiskWhileTheStoreIsAway(t *testing.T) {
 	}
 }
 
-func TestI1_WhatWaitsForTheStoreIsBounded(t *testing.T) {
-	s := newStore(t)
+// lines keeps what is logged.
+type lines struct {
+	mu   sync.Mutex
+	text []string
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, string(b))
+	return len(b), nil
+}
+
+func (l *lines) has(what string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, line := range l.text {
+		if strings.Contains(line, what) {
+			n++
+		}
+	}
+	return n
+}
+
+func folderSize(t testing.TB, dir string) (bytes int64) {
+	t.Helper()
+	list, err := os.ReadDir(dir)
+	check(t, err)
+	for _, e := range list {
+		info, err := e.Info()
+		check(t, err)
+		bytes += info.Size()
+	}
+	return bytes
+}
+
+func TestI1_WhatWaitsForTheStoreIsBoundedOnTheDiskAndTold(t *testing.T) {
+	s, dir, told := newStore(t), t.TempDir(), &lines{}
 	s.away.Store(true)
-	l, err := Open(Config{Dir: t.TempDir(), Node: "n", Store: s, MaxBytes: 2000})
+	l, err := Open(Config{Dir: dir, Node: "n", Store: s, MaxBytes: MinMaxBytes, Logger: slog.New(slog.NewTextHandler(told, nil))})
 	check(t, err)
 	n := 0
-	for ; err == nil; n++ {
-		err = l.Record(call("acme", n))
+	for l.Ready() == nil {
+		var all sync.WaitGroup
+		for range 64 {
+			a := call("acme", n)
+			a.Resource, a.Principal, a.Method = strings.Repeat("r", maxFieldBytes), strings.Repeat("p", maxFieldBytes), strings.Repeat("m", maxFieldBytes)
+			all.Go(func() {
+				if err := l.Record(a); err != nil {
+					t.Error(err)
+				}
+			})
+			n++
+		}
+		all.Wait()
 	}
-	if !errors.Is(err, ErrUnavailable) || !errors.Is(l.Ready(), ErrUnavailable) || n < 5 || n > 20 {
-		t.Fatalf("record %d: %v", n, err)
+	if waits := l.Stats().Backlog; waits < MinMaxBytes || waits > MinMaxBytes+64*4<<10 || n < MinMaxBytes/4000 {
+		t.Fatalf("%d records of %d bytes wait: %v", n, waits, l.Ready())
+	}
+	if size := folderSize(t, dir); size > MinMaxBytes+3*segmentBytes {
+		t.Fatalf("%d bytes on the disk", size)
+	}
+	for range 100 { // calls that were under way
+		check(t, l.Record(call("acme", n)))
+		n++
+	}
+	for err == nil {
+		a := call("acme", n)
+		a.Resource, a.Principal, a.Method = strings.Repeat("r", maxFieldBytes), strings.Repeat("p", maxFieldBytes), strings.Repeat("m", maxFieldBytes)
+		err = l.Record(a)
+		n++
+	}
+	if size := folderSize(t, dir); !errors.Is(err, ErrUnavailable) || size > MinMaxBytes+3*segmentBytes {
+		t.Fatalf("%v with %d bytes on the disk", err, size)
 	}
 	s.away.Store(false)
-	check(t, l.Close(t.Context()))
-	wantOnce(t, stored(t, s, "acme"), n-1)
+	for late := time.Now().Add(time.Minute); l.Ready() != nil || told.has("little of the audit waits") == 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal(l.Ready(), told.text)
+		}
+	}
+	check(t, l.Record(call("acme", n-1)), l.Close(t.Context()))
+	wantOnce(t, stored(t, s, "acme"), n)
+	if told.has("half of what may wait") != 1 || told.has("calls are refused") != 1 || told.has("little of the audit waits") != 1 {
+		t.Fatal(told.text)
+	}
 }
 
 // failing is a disk whose next writes or syncs fail.
 type failing struct {
 	disk
 	write, sync, make atomic.Int64
+	cut               atomic.Int64 // bytes a failing write leaves; 0: half of them
 }
 
 type failingFile struct {
@@ -189,12 +264,12 @@ type failingFile struct {
 	d *failing
 }
 
-func (f failingFile) Write(b []byte) (int, error) {
+func (f failingFile) WriteAt(b []byte, at int64) (int, error) {
 	if f.d.write.Load() > 0 && f.d.write.Add(-1) >= 0 {
-		n, _ := f.writer.Write(b[:len(b)/2])
+		n, _ := f.writer.WriteAt(b[:min(cmp.Or(f.d.cut.Load(), int64(len(b)/2)), int64(len(b)))], at)
 		return n, syscall.ENOSPC
 	}
-	return f.writer.Write(b)
+	return f.writer.WriteAt(b, at)
 }
 
 func (f failingFile) Sync() error {
@@ -250,6 +325,33 @@ func TestI1_FailedWriteFailsItsCallsAndLaterOnesUntilItWorksAgain(t *testing.T) 
 			check(t, l.Close(t.Context()))
 			wantOnce(t, stored(t, s, "acme"), 3)
 		})
+	}
+}
+
+func TestI1_WriteCutAtAnyByteLosesNothingThatWasAcknowledged(t *testing.T) {
+	whole := int64(len(appendFrame(nil, clean(call("acme", 100)))))
+	for cut := int64(1); cut <= whole; cut += 7 {
+		s, dir := newStore(t), t.TempDir()
+		s.away.Store(true)
+		d := &failing{disk: osDisk{dir}}
+		l, err := open(Config{Dir: dir, Node: "n", Store: s}, d)
+		check(t, err)
+		check(t, l.Record(call("acme", 0)), l.Record(call("acme", 1)))
+		d.cut.Store(cut)
+		d.write.Store(1)
+		if err := l.Record(call("acme", 100)); !errors.Is(err, ErrUnavailable) {
+			t.Fatalf("cut at %d of %d: %v", cut, whole, err)
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		check(t, l.Close(gone)) // the process ends, and what was cut is on its disk
+		s.away.Store(false)
+		l = openLog(t, dir, s)
+		check(t, l.Record(call("acme", 2)), l.Close(t.Context()))
+		wantOnce(t, stored(t, s, "acme"), 3)
+		if n := files(t, dir); n != 0 {
+			t.Fatalf("cut at %d: %d segments stay", cut, n)
+		}
 	}
 }
 

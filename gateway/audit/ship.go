@@ -93,8 +93,10 @@ func (l *Log) shipSegment(ctx context.Context, seg *segment) bool {
 			l.lost.Add(1)
 			l.log.Error("a segment of the audit is damaged, what stands behind the damage is lost",
 				slog.String("segment", segmentName(seg.number)), slog.Int64("at", r.at), slog.Any("error", err))
-			size += seg.durable.Load() - r.at
-			r.at = seg.durable.Load()
+		}
+		if err != nil { // the rest, if there is any, is zeros or damaged
+			size += r.end - r.at
+			r.at = r.end
 		}
 		if len(batch) > 0 && !l.deliver(ctx, batch) {
 			return false
@@ -158,9 +160,9 @@ func (l *Log) deliver(ctx context.Context, batch []journal.Access) bool {
 type reader struct {
 	log  *Log
 	seg  *segment
-	file io.ReadCloser
-	buf  *bufio.Reader
+	file reading
 	at   int64
+	end  int64 // of what was durable when the last batch was read
 }
 
 func (r *reader) close() {
@@ -170,28 +172,29 @@ func (r *reader) close() {
 }
 
 // batch reads up to shipBatch records and tells their size. io.EOF when the durable
-// part ends.
+// part ends. Nothing behind it is looked at, not ahead of time either: it changes.
 func (r *reader) batch() (list []journal.Access, size int64, err error) {
-	end := r.seg.durable.Load()
+	r.end = r.seg.durable.Load()
 	if r.file == nil {
 		if r.file, err = r.log.disk.open(r.seg.number); err != nil {
 			return nil, 0, err
 		}
-		r.buf = bufio.NewReaderSize(r.file, 64<<10)
-		if err := readMark(r.buf); err != nil {
-			r.at = end
-			return nil, end, err
+	}
+	buf := bufio.NewReaderSize(io.NewSectionReader(r.file, r.at, r.end-r.at), 64<<10)
+	if r.at == 0 {
+		if err := readMark(buf); err != nil {
+			return nil, 0, err
 		}
-		r.at, size = int64(len(segmentMark)), int64(len(segmentMark))
-		if r.seg.file != nil {
-			size = 0 // the mark of a segment of this life was never counted
+		r.at = int64(len(segmentMark))
+		if r.seg.file == nil {
+			size = r.at // the mark of a segment of this life was never counted
 		}
 	}
 	for len(list) < shipBatch {
-		if r.at >= end {
+		if r.at >= r.end {
 			return list, size, io.EOF
 		}
-		a, n, err := readFrame(r.buf)
+		a, n, err := readFrame(buf)
 		if err != nil {
 			return list, size, err
 		}

@@ -9,8 +9,8 @@ import (
 	"granary.dev/granary/actors/journal"
 )
 
-// write is the writing goroutine: it takes what waits, writes it with one fsync, and
-// answers all of it.
+// write is the goroutine that writes for callers that come together: it takes what
+// waits, writes it with one sync, and answers all of it.
 func (l *Log) write() {
 	defer close(l.done)
 	tick := time.NewTicker(retryTime)
@@ -19,9 +19,9 @@ func (l *Log) write() {
 	for {
 		select {
 		case e := <-l.queue:
-			l.commit(l.group(e))
+			l.together(e)
 		case <-tick.C:
-			l.mend()
+			l.look()
 			if now := l.now(); now.Sub(summed) >= summaryEvery {
 				summed = now
 				l.summarise()
@@ -30,7 +30,7 @@ func (l *Log) write() {
 			for {
 				select {
 				case e := <-l.queue:
-					l.commit(l.group(e))
+					l.together(e)
 					continue
 				default:
 				}
@@ -42,58 +42,92 @@ func (l *Log) write() {
 	}
 }
 
+func (l *Log) together(e *entry) {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	_ = l.commit(l.group(e)) // all of it is answered
+}
+
 // group takes what else waits.
 func (l *Log) group(first *entry) []*entry {
-	list := []*entry{first}
-	for len(list) < groupLength {
+	l.list = append(l.list[:0], first)
+	for len(l.list) < groupLength {
 		select {
 		case e := <-l.queue:
-			list = append(list, e)
+			l.list = append(l.list, e)
 		default:
-			return list
+			return l.list
 		}
 	}
-	return list
+	return l.list
 }
 
 // commit makes a group durable and answers it.
-func (l *Log) commit(list []*entry) {
+func (l *Log) commit(list []*entry) error {
+	l.began.Store(l.now().UnixNano())
 	err := l.put(list)
+	l.began.Store(0)
 	if err != nil {
 		l.refused.Add(int64(len(list)))
 	} else {
 		l.records.Add(int64(len(list)))
 	}
-	l.stuck.Store(false)
-	for _, e := range list {
-		e.done <- err
+	for i, e := range list {
+		if list[i] = nil; e.done != nil {
+			e.done <- err
+		}
 	}
 	if err == nil {
 		l.poke()
 	}
+	return err
 }
 
 func (l *Log) put(list []*entry) error {
 	if l.active == nil {
 		return fmt.Errorf("%w: the last write failed", ErrUnavailable)
 	}
-	if l.active.durable.Load() >= segmentBytes {
-		if err := l.rotate(); err != nil {
-			l.fail(err)
-			return fmt.Errorf("%w: %w", ErrUnavailable, err)
-		}
-	}
 	l.buffer = l.buffer[:0]
 	for _, e := range list {
 		l.link(&e.rec)
 		l.buffer = appendFrame(l.buffer, e.rec)
 	}
-	if err := l.active.append(l.buffer); err != nil {
+	if l.active.room() < int64(len(l.buffer)) {
+		if err := l.rotate(); err != nil {
+			l.fail(err)
+			return fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	err := l.active.write(l.buffer)
+	if err == nil {
+		err = l.active.sync()
+	}
+	if err != nil {
 		l.fail(err)
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	l.backlog.Add(int64(len(l.buffer)))
+	l.left.Store(l.active.room())
+	l.warn(l.backlog.Add(int64(len(l.buffer))))
 	return nil
+}
+
+// warn tells once when what waits for the store comes to half of its bound, to all of
+// it, and when it is below half again.
+func (l *Log) warn(backlog int64) {
+	now := min(backlog/max(l.cfg.MaxBytes/2, 1), 2)
+	if now == l.told || now == 1 && l.told == 2 {
+		return
+	}
+	l.told = now
+	wait := []any{slog.Int64("bytes", backlog), slog.Int64("most", l.cfg.MaxBytes)}
+	switch now {
+	case 0:
+		l.log.Info("little of the audit waits for the store again", wait...)
+	case 1:
+		l.log.Warn("half of what may wait of the audit waits for the store", wait...)
+	default:
+		l.log.Error("as much of the audit waits for the store as may: calls are refused until it takes some", wait...)
+	}
 }
 
 // link gives a record its place in the stream of its tenant.
@@ -122,13 +156,15 @@ func (l *Log) next() {
 	clear(l.chains)
 }
 
+// rotate goes on in the next segment; it waits for one that is being made.
 func (l *Log) rotate() error {
-	l.active.finish()
-	s, err := l.newSegment()
-	if err == nil {
-		l.active = s
+	s, err := l.spare.take()
+	if err != nil {
+		return err
 	}
-	return err
+	l.active.end()
+	l.active = s
+	return nil
 }
 
 // fail gives the segment up: what is behind its durable part may or may not be on the
@@ -136,10 +172,18 @@ func (l *Log) rotate() error {
 func (l *Log) fail(err error) {
 	l.log.Error("the audit cannot be written: requests are refused until it can", slog.Any("error", err))
 	l.failed.Store(true)
-	l.active.abandon()
+	l.active.end()
 	l.active = nil
 	l.next()
 	l.poke()
+}
+
+// look is what is to be done when nobody writes, too.
+func (l *Log) look() {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.warn(l.backlog.Load())
+	l.mend()
 }
 
 // mend tries to write again after a failure.
@@ -147,11 +191,12 @@ func (l *Log) mend() {
 	if l.active != nil {
 		return
 	}
-	s, err := l.newSegment()
+	s, err := l.spare.take()
 	if err != nil {
 		return
 	}
 	l.active = s
+	l.left.Store(s.room())
 	l.failed.Store(false)
 	l.log.Info("the audit can be written again")
 }
@@ -162,20 +207,26 @@ func (l *Log) summarise() {
 	if n == 0 {
 		return
 	}
-	e := &entry{rec: clean(journal.Access{Time: l.now(), Phase: journal.PhaseSummary, Code: "unauthenticated", Count: n}), done: make(chan error, 1)}
-	l.commit([]*entry{e})
-	if err := <-e.done; err != nil {
+	e := &entry{rec: clean(journal.Access{Time: l.now(), Phase: journal.PhaseSummary, Code: "unauthenticated", Count: n})}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if err := l.commit([]*entry{e}); err != nil {
 		l.strangers.giveBack(n)
 		return
 	}
 	l.summarised.Add(n)
 }
 
+// end closes the segments.
 func (l *Log) end() {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.ended = true
 	if l.active != nil {
-		l.active.finish()
+		l.active.end()
 		l.active = nil
 	}
+	l.spare.close()
 	l.poke()
 }
 

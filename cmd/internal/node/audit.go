@@ -29,6 +29,9 @@ func (c *Completed) checkAudit() error {
 	if c.Audit.CheckpointEvery < 0 {
 		return configErrorf("audit.checkpoint_every: negative values mean nothing")
 	}
+	if n := c.Audit.MaxBacklogBytes; n != 0 && n < audit.MinMaxBytes {
+		return configErrorf("audit.max_backlog_bytes: at least %d", audit.MinMaxBytes)
+	}
 	return nil
 }
 
@@ -43,7 +46,8 @@ func (n *Node) openAudit(ctx context.Context) error {
 	if !n.cfg.is(roleGateway) {
 		return nil
 	}
-	n.audit, err = audit.Open(audit.Config{Dir: filepath.Join(n.cfg.Data, "audit"), Node: n.cfg.Node, Store: n.store, Logger: n.log})
+	n.audit, err = audit.Open(audit.Config{Dir: filepath.Join(n.cfg.Data, "audit"), Node: n.cfg.Node, Store: n.store, Logger: n.log,
+		MaxBytes: n.cfg.Audit.MaxBacklogBytes})
 	if err != nil {
 		return err
 	}

@@ -98,6 +98,9 @@ type AuditConfig struct {
 	// CheckpointEvery is the time between two checkpoints of a tenant in which anything
 	// happened. Default 10m.
 	CheckpointEvery time.Duration `yaml:"checkpoint_every"`
+	// MaxBacklogBytes bounds what waits on this machine's disk while the store does not take
+	// it; then calls are refused. At least 16 MiB. Default 1 GiB.
+	MaxBacklogBytes int64 `yaml:"max_backlog_bytes"`
 }
 
 // TLSConfig says how the API is encrypted on the wire.

@@ -319,6 +319,11 @@ func (n *Node) URL() string {
 // something cheap. In a cluster a store that is away is so for all nodes, and
 // what can be served without it should be: it is enough to know where to send calls.
 func (n *Node) ready(ctx context.Context) error {
+	if n.audit != nil {
+		if err := n.audit.Ready(); err != nil {
+			return err // every call would be refused
+		}
+	}
 	if n.cfg.shared() {
 		if n.cluster.View().Version == 0 {
 			return errors.New("no view of the cluster yet")
