@@ -20,13 +20,13 @@ import (
 // Reasons of fetch failures, stable across releases.
 const (
 	ReasonURL              = "URL_NOT_VALID"       // cannot be fetched as written
-	ReasonAddress          = "ADDRESS_NOT_ALLOWED" // resolves to an address that is not public
+	ReasonAddress          = "ADDRESS_NOT_ALLOWED" // the URL holds an address that is not public
 	ReasonTooLarge         = "TOO_LARGE"           // more bytes than Config.MaxBytes
 	ReasonTooManyRedirects = "TOO_MANY_REDIRECTS"  // more than Config.MaxRedirects
 	ReasonStatus           = "HTTP_STATUS"         // answered, but not with the document; see StatusError
 	ReasonTimeout          = "TIMEOUT"             // Config.Timeout, HeaderTimeout, or the caller's deadline
 	ReasonTLS              = "TLS_FAILED"          // no trusted connection
-	ReasonDNS              = "DNS_FAILED"          // the name has no address
+	ReasonDNS              = "DNS_FAILED"          // the name has no address, or none that is public
 	ReasonConnection       = "CONNECTION_FAILED"   // refused, reset or cut short
 	ReasonEncoding         = "ENCODING_NOT_SUPPORTED"
 )
@@ -50,6 +50,19 @@ func urlError(what string, cause error) error {
 
 func addressError(message string, cause error) error {
 	return fetchError(ReasonAddress, message, false, cause)
+}
+
+// refusedError is an address that may not be dialled. It stays in the log: see [nameError].
+type refusedError struct{ why error }
+
+// Error implements error.
+func (e *refusedError) Error() string { return "refused: " + e.why.Error() }
+
+// nameError says of a host name that there is nothing to fetch from. That its
+// addresses are refused is for the log: told apart from a name that does not exist,
+// it would tell a tenant which names the server's own network has.
+func nameError(cause error) error {
+	return fetchError(ReasonDNS, "the host name has no address on the public Internet", false, cause)
 }
 
 // statusError judges a response that is not the document. Only what the server
@@ -85,8 +98,10 @@ func transportError(parent context.Context, err error) error {
 	if isTLS(err) {
 		return fetchError(ReasonTLS, "no trusted connection to the server", false, err)
 	}
-	if e, ok := errors.AsType[*net.DNSError](err); ok {
-		return fetchError(ReasonDNS, "the host name could not be resolved", !e.IsNotFound, err)
+	if e, ok := errors.AsType[*net.DNSError](err); ok && e.IsNotFound {
+		return nameError(err)
+	} else if ok {
+		return fetchError(ReasonDNS, "the host name could not be resolved", true, err)
 	}
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() || errors.Is(err, context.DeadlineExceeded) {
 		return fetchError(ReasonTimeout, "the server was too slow", true, err)

@@ -7,6 +7,9 @@
 //   - the address that is dialled is checked, after resolution, in the socket's
 //     control hook, on every hop: a name that resolves to a public address when
 //     it is checked and to a private one when it is used gains nothing;
+//   - whoever names a host learns the same of one that does not exist and of one
+//     that only has addresses that are refused: names of the network the server
+//     stands in cannot be found out;
 //   - no proxy, no cookies, no credentials, no referrer; at most MaxRedirects
 //     redirects, each checked like the first URL;
 //   - at most MaxBytes decoded bytes are written, whatever is claimed or packed;
@@ -203,16 +206,23 @@ func (f *Fetcher) dial(ctx context.Context, network, hostPort string) (net.Conn,
 		return nil, err
 	}
 	d := net.Dialer{Timeout: dialTimeout, Control: f.control}
-	var errs []error
+	var errs, refused []error
 	for _, a := range addrs[:min(len(addrs), maxAddresses)] {
 		conn, err := d.DialContext(ctx, network, net.JoinHostPort(a.Unmap().String(), port))
 		if err == nil {
 			return conn, nil
 		}
-		errs = append(errs, err)
+		if _, not := errors.AsType[*refusedError](err); not {
+			refused = append(refused, err)
+		} else {
+			errs = append(errs, err)
+		}
 		if ctx.Err() != nil {
 			break
 		}
+	}
+	if len(errs) == 0 {
+		return nil, nameError(errors.Join(refused...))
 	}
 	return nil, errors.Join(errs...)
 }
@@ -234,13 +244,13 @@ func (f *Fetcher) lookup(ctx context.Context, host string) ([]netip.Addr, error)
 func (f *Fetcher) control(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
-		return addressError("the address is not on the public Internet", err)
+		return &refusedError{err}
 	}
 	if !slices.Contains(f.cfg.Ports, ap.Port()) {
 		return urlError("its port is not allowed", nil)
 	}
 	if err := f.policy.check(ap.Addr()); err != nil {
-		return addressError("the address is not on the public Internet", err)
+		return &refusedError{err}
 	}
 	return nil
 }

@@ -84,10 +84,67 @@ func TestFetchWritesTheDocumentAndTellsOfIt_C3(t *testing.T) {
 func TestLoopbackIsRefusedByDefault(t *testing.T) {
 	base, port := serve(t, func(http.ResponseWriter, *http.Request) { t.Error("the server was reached") })
 	f := New(Config{Ports: []uint16{port}})
-	for _, u := range []string{base, strings.Replace(base, "127.0.0.1", "localhost", 1)} {
-		_, err := f.Fetch(t.Context(), u, io.Discard)
-		wantReason(t, err, ReasonAddress)
+	_, err := f.Fetch(t.Context(), base, io.Discard)
+	wantReason(t, err, ReasonAddress)
+	_, err = f.Fetch(t.Context(), strings.Replace(base, "127.0.0.1", "localhost", 1), io.Discard)
+	wantRefused(t, err)
+}
+
+// wantRefused: what was dialled was refused, which the log tells and the owner does not hear.
+func wantRefused(t *testing.T, err error) {
+	t.Helper()
+	e := wantReason(t, err, ReasonDNS)
+	if _, refused := errors.AsType[*refusedError](err); !refused || e.Retryable || !strings.Contains(err.Error(), "address space") {
+		t.Errorf("got %v, want an address refused", err)
 	}
+}
+
+// B1: a name that does not exist and one of the server's own network are answered alike.
+func TestB1_NamesOfTheServersNetworkCannotBeFoundOut(t *testing.T) {
+	unknown := func(context.Context, string) ([]netip.Addr, error) {
+		return nil, &net.DNSError{Err: "no such host", Name: "wiki.corp.test", IsNotFound: true}
+	}
+	none := func(context.Context, string) ([]netip.Addr, error) { return nil, nil }
+	told := func(lookup func(context.Context, string) ([]netip.Addr, error)) pipeline.Error {
+		_, err := New(Config{Lookup: lookup}).Fetch(t.Context(), "http://wiki.corp.test/", io.Discard)
+		e := *wantReason(t, err, ReasonDNS)
+		e.Err = nil // for the log
+		return e
+	}
+	want := told(unknown)
+	for name, lookup := range map[string]func(context.Context, string) ([]netip.Addr, error){
+		"private": answers("10.0.0.1"), "loopback": answers("127.0.0.1"), "metadata": answers("169.254.169.254"), "unique local": answers("fd00:ec2::254"), "no address": none,
+		"several": func(context.Context, string) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("::1")}, nil
+		},
+	} {
+		if got := told(lookup); got != want {
+			t.Errorf("%s: %+v, a name that does not exist: %+v", name, got, want)
+		}
+	}
+	// The same behind a redirect.
+	base, port := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://wiki.corp.test/", http.StatusFound)
+	})
+	for _, lookup := range []func(context.Context, string) ([]netip.Addr, error){unknown, answers("10.0.0.1")} {
+		c := local(80, port)
+		c.Lookup = lookup
+		_, err := New(c).Fetch(t.Context(), base, io.Discard)
+		if e := *wantReason(t, err, ReasonDNS); e.Message != want.Message || e.Retryable {
+			t.Errorf("behind a redirect: %v", err)
+		}
+	}
+}
+
+// B1: an address that may be dialled and does not answer is told as such, whatever else
+// the name has.
+func TestB1_RefusedAddressesDoNotHideThatAnotherDoesNotAnswer(t *testing.T) {
+	c := local(1)
+	c.Lookup = func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("127.0.0.1")}, nil
+	}
+	_, err := New(c).Fetch(t.Context(), "http://mixed.test:1/", io.Discard)
+	wantReason(t, err, ReasonConnection)
 }
 
 func TestProxyOfTheEnvironmentIsIgnored(t *testing.T) {
@@ -96,7 +153,7 @@ func TestProxyOfTheEnvironmentIsIgnored(t *testing.T) {
 	t.Setenv("http_proxy", proxy)
 	f := New(Config{Lookup: answers("10.0.0.1")})
 	_, err := f.Fetch(t.Context(), "http://example.com/", io.Discard)
-	wantReason(t, err, ReasonAddress)
+	wantRefused(t, err)
 }
 
 // answers is a resolver that gives one answer after the other, the last for ever.
@@ -136,7 +193,7 @@ func TestRebindingIsCaughtOnTheDialledAddress(t *testing.T) {
 	})
 	c := Config{Ports: []uint16{port}, AllowedNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}, Lookup: answers("127.0.0.1", "127.0.0.2")}
 	_, err := New(c).Fetch(t.Context(), fmt.Sprintf("http://rebind.test:%d/", port), io.Discard)
-	wantReason(t, err, ReasonAddress)
+	wantRefused(t, err)
 }
 
 func TestEveryAddressOfANameIsChecked(t *testing.T) {

@@ -52,10 +52,12 @@ func TestB1_C3_HostsInDisguiseAreJudgedByTheAddressDialled(t *testing.T) {
 		"xn--localhost-.example", "127.0.0.1.nip.example", "metadata.google.internal", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[0:0:0:0:0:ffff:7f00:1]",
 	} {
 		_, err := f.Fetch(t.Context(), "http://"+host+"/", io.Discard)
-		if got := pipeline.ReasonOf(err); got != ReasonAddress && got != ReasonURL && got != ReasonConnection {
-			t.Errorf("%s: %v", host, err)
-		} else if got == ReasonConnection {
-			t.Errorf("%s was dialled: %v", host, err)
+		switch pipeline.ReasonOf(err) {
+		case ReasonAddress, ReasonURL:
+		case ReasonDNS:
+			wantRefused(t, err)
+		default:
+			t.Errorf("%s was dialled, or: %v", host, err)
 		}
 	}
 }
