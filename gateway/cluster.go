@@ -26,7 +26,8 @@ type Cluster interface {
 	// DeadLetters lists up to limit after a position, "" from the start. next is
 	// opaque and "" at the end. A position not of this list is PAGE_TOKEN_INVALID.
 	DeadLetters(ctx context.Context, after string, limit int) (items []ClusterDeadLetter, next string, err error)
-	RetryDeadLetter(ctx context.Context, tenant, kb, document string) error
+	// DeadLetter looks whether a document was given up: DEAD_LETTER_NOT_FOUND if not.
+	DeadLetter(ctx context.Context, tenant, kb, document string) error
 }
 
 // NodeState is where a node stands in the view.

@@ -118,29 +118,37 @@ func header(ctx context.Context, key string) (*nodev1.Header, error) {
 		Remote: c.remote,
 		Grants: grantProtos(c.principal.Grants),
 	}
+	if info, ok := connect.CallInfoForServerContext(ctx); ok {
+		h.RequiredRole = permissions[info.Spec.Procedure].role
+	}
+	return h, complete(ctx, h, key)
+}
+
+// complete adds how long the caller waits and, for what changes something, the key
+// that makes a repetition safe.
+func complete(ctx context.Context, h *nodev1.Header, key string) error {
 	if end, ok := ctx.Deadline(); ok {
 		left := time.Until(end)
 		if left <= 0 {
-			return nil, context.DeadlineExceeded
+			return context.DeadlineExceeded
 		}
 		h.Remaining = durationpb.New(left)
 	}
 	info, ok := connect.CallInfoForServerContext(ctx)
 	if !ok {
-		return nil, errors.New("gateway: call without call info")
+		return errors.New("gateway: call without call info")
 	}
-	h.RequiredRole = permissions[info.Spec.Procedure].role
 	if info.Spec.IdempotencyLevel == connect.IdempotencyNoSideEffects {
-		return h, nil
+		return nil
 	}
 	key, err := idempotencyKey(info.RequestHeader().Values(headerIdempotencyKey), key)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if key != "" {
 		h.Method, h.IdempotencyKey = strings.TrimPrefix(info.Spec.Procedure, "/"), key
 	}
-	return h, nil
+	return nil
 }
 
 // idempotencyKey takes the key from the header or the request_id field; both may

@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect/v2"
 	"granary.dev/granary/actors/kb"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	v1 "granary.dev/granary/proto/gen/granary/v1"
 )
 
@@ -231,7 +232,16 @@ func (s operations) RetryDeadLetter(ctx context.Context, req *v1.RetryDeadLetter
 	_, document, _ := strings.Cut(req.GetDocument(), documentsInfix)
 	tenant := strings.TrimPrefix(req.GetTenant(), tenantsPrefix)
 	s.record(ctx, slog.String("retried_tenant", tenant), slog.String("document", req.GetDocument()))
-	if err := c.RetryDeadLetter(ctx, tenant, owner, document); err != nil {
+	if err := c.DeadLetter(ctx, tenant, owner, document); err != nil {
+		return nil, err
+	}
+	h, err := operatorHeader(ctx, tenant, "")
+	if err != nil {
+		return nil, err
+	}
+	_, err = s.askWith(ctx, owner, &nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_ReprocessDocument{
+		ReprocessDocument: &v1.ReprocessDocumentRequest{Name: req.GetDocument()}}}, h)
+	if err != nil {
 		return nil, err
 	}
 	return &v1.RetryDeadLetterResponse{}, nil

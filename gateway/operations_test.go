@@ -17,6 +17,7 @@ import (
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
 	"granary.dev/granary/gateway"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	v1 "granary.dev/granary/proto/gen/granary/v1"
 	"granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
@@ -92,8 +93,8 @@ func (s *scripted) DeadLetters(_ context.Context, after string, limit int) ([]ga
 	return s.letters, s.next, s.note("dead letters %q %d", after, limit)
 }
 
-func (s *scripted) RetryDeadLetter(_ context.Context, tenant, kb, document string) error {
-	return s.note("retry %q %q %q", tenant, kb, document)
+func (s *scripted) DeadLetter(_ context.Context, tenant, kb, document string) error {
+	return s.note("dead letter %q %q %q", tenant, kb, document)
 }
 
 // startCluster is a gateway with a scripted cluster, and an operator's client.
@@ -287,7 +288,8 @@ func TestChangesReachTheClusterAndTheLog_A7(t *testing.T) {
 			_, err := c.RelocateTenant(t.Context(), &v1.RelocateTenantRequest{Tenant: "acme"})
 			return err
 		},
-		`retry "acme" "handbook" "d.1"`: func() error {
+		`dead letter "acme" "handbook" "d.1"`: func() error {
+			w.grains.answer(&nodev1.KnowledgeBaseReply{Result: &nodev1.KnowledgeBaseReply_Document{Document: &v1.Document{}}})
 			_, err := c.RetryDeadLetter(t.Context(), &v1.RetryDeadLetterRequest{Tenant: "acme", Document: "knowledgeBases/handbook/documents/d.1"})
 			return err
 		},
@@ -305,6 +307,10 @@ func TestChangesReachTheClusterAndTheLog_A7(t *testing.T) {
 			t.Errorf("asked %s, want %s: %v", s.last(), want, err)
 		}
 	}
+	if a := w.grains.last(t); a.kind != "kb" || a.tenant != "acme" || a.id != "handbook" ||
+		a.kb().GetReprocessDocument().GetName() != "knowledgeBases/handbook/documents/d.1" || !a.kb().GetHeader().GetInternal() {
+		t.Errorf("the retry asked %v", a)
+	}
 	if n := strings.Count(w.log.String(), `"msg":"an operator changes the cluster"`); n != len(call) {
 		t.Errorf("%d changes are in the log, want %d", n, len(call))
 	}
@@ -315,6 +321,10 @@ func TestChangesReachTheClusterAndTheLog_A7(t *testing.T) {
 	}
 	if _, err := c.Rebalance(t.Context(), &v1.RebalanceRequest{DryRun: true}); err != nil || s.last() != "rebalance true" {
 		t.Errorf("asked %s: %v", s.last(), err)
+	}
+	if a := w.grains.last(t); a.kind != "kb" || a.tenant != "acme" || a.id != "handbook" ||
+		a.kb().GetReprocessDocument().GetName() != "knowledgeBases/handbook/documents/d.1" || !a.kb().GetHeader().GetInternal() {
+		t.Errorf("the retry asked %v", a)
 	}
 	if n := strings.Count(w.log.String(), `"msg":"an operator changes the cluster"`); n != len(call) {
 		t.Error("a dry run is logged as a change")

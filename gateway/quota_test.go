@@ -179,3 +179,62 @@ func TestAtTheLimitClientsAreToldWhenToComeBack_B4(t *testing.T) {
 		t.Errorf("%s %s", res.Status, body)
 	}
 }
+
+// uncounted are the RPCs that a tenant at its limit may still call, with a request.
+var uncounted = map[string]string{
+	"TenantService/GetTenant": `{}`, "TenantService/GetUsage": `{}`, "AccessService/WhoAmI": `{}`, "AccessService/ListApiKeys": `{}`,
+	"AccessService/GetApiKey": `{"name":"aaaaaaaaaaaaaaaa"}`, "AccessService/RevokeApiKey": `{"name":"aaaaaaaaaaaaaaaa"}`,
+	"AccessService/ListRoleBindings": `{}`, "AccessService/RemoveRoleBinding": `{"subject":"bob"}`,
+}
+
+func TestAtTheLimitATenantSeesWhyAndTakesAccessAway_B4(t *testing.T) {
+	w, m := metered(t, 1, 0)
+	w.grains.fail(kb.Errorf(kb.CodeAborted, "REACHED", "the grain was reached"))
+	for procedure, body := range unaryMethods(t) {
+		if ofOperators(procedure) {
+			continue
+		}
+		free, want := uncounted[strings.TrimPrefix(procedure, "/granary.v1.")], 429
+		if free != "" {
+			body, want = free, 409
+		}
+		if strings.HasSuffix(procedure, "/WhoAmI") {
+			want = 200
+		}
+		if res, out := w.post(w.token("admin"), procedure, body); res.StatusCode != want || (free != "") != (res.Header.Get("RateLimit") == "") {
+			t.Errorf("%s at the limit: %d %s %v", procedure, res.StatusCode, out, res.Header)
+		}
+	}
+	if m.of("acme") != 0 {
+		t.Errorf("%d calls are counted", m.of("acme"))
+	}
+}
+
+func TestCallsThatAreNotCountedAreFewEach_B4(t *testing.T) {
+	w, m := metered(t, 1000, 2)
+	w.grains.fail(kb.Errorf(kb.CodeAborted, "REACHED", "the grain was reached"))
+	const most = 30 // at once; a slow machine may see another one in 2 s
+	eve, refused := w.tokenOf("acme", "eve", "viewer"), 0
+	for range 2 * most {
+		if res, _ := w.post(eve, "/granary.v1.AccessService/WhoAmI", `{}`); res.StatusCode == 429 {
+			refused++
+		} else if res.StatusCode != 200 {
+			t.Fatal(res.Status)
+		}
+	}
+	if m.of("acme") != 2 || refused == 0 || refused > most-2 {
+		t.Errorf("of %d calls %d are counted and %d refused", 2*most, m.of("acme"), refused)
+	}
+	// Whose credential she has can be told, and it can be taken from her.
+	for _, procedure := range []string{"AccessService/ListApiKeys", "AccessService/RevokeApiKey"} {
+		if res, out := w.post(w.token("admin"), "/granary.v1."+procedure, uncounted[procedure]); res.StatusCode != 409 {
+			t.Errorf("%s beside a flood: %d %s", procedure, res.StatusCode, out)
+		}
+	}
+	for range 2 * most { // a flood of what is refused for its role is bounded too
+		w.post(w.tokenOf("acme", "bob", "viewer"), "/granary.v1.AccessService/RevokeApiKey", uncounted["AccessService/RevokeApiKey"])
+	}
+	if res, _ := w.post(w.tokenOf("acme", "bob", "viewer"), "/granary.v1.AccessService/WhoAmI", `{}`); res.StatusCode != 429 {
+		t.Errorf("after a flood: %d", res.StatusCode)
+	}
+}

@@ -16,11 +16,7 @@ func (g *Gateway) readmit(ctx context.Context) error {
 	if !p.Valid() || g.now().Sub(c.admitted) < standingLife {
 		return nil
 	}
-	id := callerID{tenant: p.Tenant, subject: p.Subject}
-	if p.KeyID != "" {
-		id = callerID{tenant: p.Tenant, key: p.KeyID}
-	}
-	a, fresh, err := g.standing(ctx, id)
+	a, fresh, err := g.standing(ctx, p.caller())
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err()

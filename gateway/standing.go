@@ -30,6 +30,14 @@ const (
 // about, so no flood of it wakes a grain or drives out who is remembered.
 type callerID struct{ tenant, key, subject string }
 
+// caller names the credential of a principal.
+func (p Principal) caller() callerID {
+	if p.KeyID != "" {
+		return callerID{tenant: p.Tenant, key: p.KeyID}
+	}
+	return callerID{tenant: p.Tenant, subject: p.Subject}
+}
+
 // standings remembers callers. Safe for concurrent use.
 type standings struct {
 	mu    sync.Mutex
@@ -44,6 +52,21 @@ type standing struct {
 	sent   time.Time // when access was asked for
 	failed time.Time // when the tenant could last not be asked
 	err    error
+	spared time.Time // when all calls that are not counted may be made again
+}
+
+// spare takes a call that is not counted, if the caller has one.
+func (s *standing) spare(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.spared.Before(now) {
+		s.spared = now
+	}
+	if s.spared.Sub(now) > (uncountedMost-1)*uncountedEvery {
+		return false
+	}
+	s.spared = s.spared.Add(uncountedEvery)
+	return true
 }
 
 func (s *standings) of(id callerID, now time.Time) *standing {

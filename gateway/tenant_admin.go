@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
-	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
 	"granary.dev/granary/actors/kb"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	v1 "granary.dev/granary/proto/gen/granary/v1"
@@ -40,10 +38,9 @@ func (s tenantAdmin) askAny(ctx context.Context, name string, msg *nodev1.Tenant
 	if !ValidTenant(id) {
 		return nil, invalid(kb.ReasonRequestInvalid, "name", "%q is no tenant.", name)
 	}
-	c := callOf(ctx)
-	h := &nodev1.Header{Tenant: id, Principal: operatorSubject + c.operator.Subject, RequestId: c.requestID, Remote: c.remote, Internal: true}
-	if end, ok := ctx.Deadline(); ok {
-		h.Remaining = durationpb.New(max(time.Until(end), time.Millisecond))
+	h, err := operatorHeader(ctx, id, "")
+	if err != nil {
+		return nil, err
 	}
 	msg.Header = h
 	answer, err := s.cfg.Grains.Ask(ctx, kindTenant, id, id, msg)
@@ -58,6 +55,16 @@ func (s tenantAdmin) askAny(ctx context.Context, name string, msg *nodev1.Tenant
 		return nil, fmt.Errorf("%w: %T", errReply, answer)
 	}
 	return reply, nil
+}
+
+// operatorHeader tells a grain of any tenant that an operator asks.
+func operatorHeader(ctx context.Context, tenant, key string) (*nodev1.Header, error) {
+	c := callOf(ctx)
+	if !c.operator.Valid() {
+		return nil, errors.New("gateway: call without an operator")
+	}
+	h := &nodev1.Header{Tenant: tenant, Principal: operatorSubject + c.operator.Subject, RequestId: c.requestID, Remote: c.remote, Internal: true}
+	return h, complete(ctx, h, key)
 }
 
 // CreateTenant implements the service.

@@ -17,7 +17,6 @@ import (
 	"granary.dev/granary/cluster/protocol"
 	"granary.dev/granary/gateway"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
-	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
 )
 
 // operators is the cluster as operators see and steer it.
@@ -309,9 +308,10 @@ func (o *operators) DeadLetters(ctx context.Context, after string, limit int) ([
 	return out, base64.RawURLEncoding.EncodeToString(raw), err
 }
 
-// deadLetter finds out whether a document was given up: an operator must not
-// process one again that is well.
-func (o *operators) deadLetter(ctx context.Context, id journal.Identity, document string) error {
+// DeadLetter implements gateway.Cluster: an operator must not process a document
+// again that is well.
+func (o *operators) DeadLetter(ctx context.Context, tenant, name, document string) error {
+	id := journal.Identity{Tenant: tenant, Kind: actors.KindKB, ID: name}
 	before := journal.DeadLetterRow{Identity: id, DeadLetter: journal.DeadLetter{Key: justBefore(document)}}
 	rows, err := o.n.store.DeadLetters(ctx, before, 1)
 	switch {
@@ -319,24 +319,6 @@ func (o *operators) deadLetter(ctx context.Context, id journal.Identity, documen
 		return err
 	case len(rows) == 0 || rows[0].Identity != id || rows[0].Key != document:
 		return kb.Errorf(kb.CodeNotFound, kb.ReasonDeadLetterNotFound, "No document of that name was given up.")
-	}
-	return nil
-}
-
-// RetryDeadLetter implements gateway.Cluster.
-func (o *operators) RetryDeadLetter(ctx context.Context, tenant, name, document string) error {
-	if err := o.deadLetter(ctx, journal.Identity{Tenant: tenant, Kind: actors.KindKB, ID: name}, document); err != nil {
-		return err
-	}
-	reply, err := o.n.asker.Ask(ctx, actors.KindKB, tenant, name, &nodev1.KnowledgeBaseCall{
-		Header: &nodev1.Header{Tenant: tenant, Principal: "operator", Internal: true},
-		Operation: &nodev1.KnowledgeBaseCall_ReprocessDocument{ReprocessDocument: &granaryv1.ReprocessDocumentRequest{
-			Name: "knowledgeBases/" + name + "/documents/" + document}}})
-	if err != nil {
-		return err
-	}
-	if e := reply.(*nodev1.KnowledgeBaseReply).GetError(); e != nil {
-		return actors.ErrorCodec{}.Decode(e)
 	}
 	return nil
 }

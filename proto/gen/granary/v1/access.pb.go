@@ -1562,16 +1562,16 @@ const file_granary_v1_access_proto_rawDesc = "" +
 	"\x17UpdateWorkspaceResponse\x123\n" +
 	"\tworkspace\x18\x01 \x01(\v2\x15.granary.v1.WorkspaceR\tworkspace\"c\n" +
 	"\x16DeleteWorkspaceRequest\x12I\n" +
-	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18J2*^(workspaces/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name2\xe7\t\n" +
-	"\rAccessService\x12L\n" +
-	"\x06WhoAmI\x12\x19.granary.v1.WhoAmIRequest\x1a\x1a.granary.v1.WhoAmIResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12[\n" +
-	"\fCreateApiKey\x12\x1f.granary.v1.CreateApiKeyRequest\x1a .granary.v1.CreateApiKeyResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x02\x12U\n" +
-	"\tGetApiKey\x12\x1c.granary.v1.GetApiKeyRequest\x1a\x1d.granary.v1.GetApiKeyResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x01\x12[\n" +
-	"\vListApiKeys\x12\x1e.granary.v1.ListApiKeysRequest\x1a\x1f.granary.v1.ListApiKeysResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x01\x12T\n" +
-	"\fRevokeApiKey\x12\x1f.granary.v1.RevokeApiKeyRequest\x1a\x16.google.protobuf.Empty\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x02\x12d\n" +
-	"\x0eSetRoleBinding\x12!.granary.v1.SetRoleBindingRequest\x1a\".granary.v1.SetRoleBindingResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x03\x90\x02\x02\x12^\n" +
-	"\x11RemoveRoleBinding\x12$.granary.v1.RemoveRoleBindingRequest\x1a\x16.google.protobuf.Empty\"\v\xda\xd4\x18\x04\b\x03\x10\x03\x90\x02\x02\x12j\n" +
-	"\x10ListRoleBindings\x12#.granary.v1.ListRoleBindingsRequest\x1a$.granary.v1.ListRoleBindingsResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x01\x12d\n" +
+	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18J2*^(workspaces/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name2\xf3\t\n" +
+	"\rAccessService\x12N\n" +
+	"\x06WhoAmI\x12\x19.granary.v1.WhoAmIRequest\x1a\x1a.granary.v1.WhoAmIResponse\"\r\xda\xd4\x18\x06\b\x01\x10\x03\x18\x01\x90\x02\x01\x12[\n" +
+	"\fCreateApiKey\x12\x1f.granary.v1.CreateApiKeyRequest\x1a .granary.v1.CreateApiKeyResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x02\x12W\n" +
+	"\tGetApiKey\x12\x1c.granary.v1.GetApiKeyRequest\x1a\x1d.granary.v1.GetApiKeyResponse\"\r\xda\xd4\x18\x06\b\x03\x10\x02\x18\x01\x90\x02\x01\x12]\n" +
+	"\vListApiKeys\x12\x1e.granary.v1.ListApiKeysRequest\x1a\x1f.granary.v1.ListApiKeysResponse\"\r\xda\xd4\x18\x06\b\x03\x10\x02\x18\x01\x90\x02\x01\x12V\n" +
+	"\fRevokeApiKey\x12\x1f.granary.v1.RevokeApiKeyRequest\x1a\x16.google.protobuf.Empty\"\r\xda\xd4\x18\x06\b\x03\x10\x02\x18\x01\x90\x02\x02\x12d\n" +
+	"\x0eSetRoleBinding\x12!.granary.v1.SetRoleBindingRequest\x1a\".granary.v1.SetRoleBindingResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x03\x90\x02\x02\x12`\n" +
+	"\x11RemoveRoleBinding\x12$.granary.v1.RemoveRoleBindingRequest\x1a\x16.google.protobuf.Empty\"\r\xda\xd4\x18\x06\b\x03\x10\x03\x18\x01\x90\x02\x02\x12l\n" +
+	"\x10ListRoleBindings\x12#.granary.v1.ListRoleBindingsRequest\x1a$.granary.v1.ListRoleBindingsResponse\"\r\xda\xd4\x18\x06\b\x03\x10\x02\x18\x01\x90\x02\x01\x12d\n" +
 	"\x0fCreateWorkspace\x12\".granary.v1.CreateWorkspaceRequest\x1a#.granary.v1.CreateWorkspaceResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x02\x12^\n" +
 	"\fGetWorkspace\x12\x1f.granary.v1.GetWorkspaceRequest\x1a .granary.v1.GetWorkspaceResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12d\n" +
 	"\x0eListWorkspaces\x12!.granary.v1.ListWorkspacesRequest\x1a\".granary.v1.ListWorkspacesResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12g\n" +

@@ -143,9 +143,13 @@ func (PermissionScope) EnumDescriptor() ([]byte, []int) {
 
 // A role and where it must hold.
 type Permission struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Role          PermissionRole         `protobuf:"varint,1,opt,name=role,proto3,enum=granary.v1.PermissionRole" json:"role,omitempty"`
-	Scope         PermissionScope        `protobuf:"varint,2,opt,name=scope,proto3,enum=granary.v1.PermissionScope" json:"scope,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Role  PermissionRole         `protobuf:"varint,1,opt,name=role,proto3,enum=granary.v1.PermissionRole" json:"role,omitempty"`
+	Scope PermissionScope        `protobuf:"varint,2,opt,name=scope,proto3,enum=granary.v1.PermissionScope" json:"scope,omitempty"`
+	// Neither counts as an API call nor is refused at the limit of calls, while the
+	// caller sends no more than 30 a minute of such (30 at once): what shows a tenant at
+	// its limit why, and what takes access away. Beyond that it is a call as any other.
+	Uncounted     bool `protobuf:"varint,3,opt,name=uncounted,proto3" json:"uncounted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,6 +198,13 @@ func (x *Permission) GetScope() PermissionScope {
 	return PermissionScope_PERMISSION_SCOPE_UNSPECIFIED
 }
 
+func (x *Permission) GetUncounted() bool {
+	if x != nil {
+		return x.Uncounted
+	}
+	return false
+}
+
 var file_granary_v1_permission_proto_extTypes = []protoimpl.ExtensionInfo{
 	{
 		ExtendedType:  (*descriptorpb.MethodOptions)(nil),
@@ -216,11 +227,12 @@ var File_granary_v1_permission_proto protoreflect.FileDescriptor
 const file_granary_v1_permission_proto_rawDesc = "" +
 	"\n" +
 	"\x1bgranary/v1/permission.proto\x12\n" +
-	"granary.v1\x1a google/protobuf/descriptor.proto\"o\n" +
+	"granary.v1\x1a google/protobuf/descriptor.proto\"\x8d\x01\n" +
 	"\n" +
 	"Permission\x12.\n" +
 	"\x04role\x18\x01 \x01(\x0e2\x1a.granary.v1.PermissionRoleR\x04role\x121\n" +
-	"\x05scope\x18\x02 \x01(\x0e2\x1b.granary.v1.PermissionScopeR\x05scope*\xa2\x01\n" +
+	"\x05scope\x18\x02 \x01(\x0e2\x1b.granary.v1.PermissionScopeR\x05scope\x12\x1c\n" +
+	"\tuncounted\x18\x03 \x01(\bR\tuncounted*\xa2\x01\n" +
 	"\x0ePermissionRole\x12\x1f\n" +
 	"\x1bPERMISSION_ROLE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16PERMISSION_ROLE_VIEWER\x10\x01\x12\x1a\n" +

@@ -986,10 +986,10 @@ const file_granary_v1_tenant_proto_rawDesc = "" +
 	"\x13TENANT_STATE_ACTIVE\x10\x01\x12\x1a\n" +
 	"\x16TENANT_STATE_SUSPENDED\x10\x02\x12\x18\n" +
 	"\x14TENANT_STATE_DELETED\x10\x03\x12\x18\n" +
-	"\x14TENANT_STATE_PURGING\x10\x042\x8c\x03\n" +
-	"\rTenantService\x12U\n" +
-	"\tGetTenant\x12\x1c.granary.v1.GetTenantRequest\x1a\x1d.granary.v1.GetTenantResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12R\n" +
-	"\bGetUsage\x12\x1b.granary.v1.GetUsageRequest\x1a\x1c.granary.v1.GetUsageResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x03\x90\x02\x01\x12^\n" +
+	"\x14TENANT_STATE_PURGING\x10\x042\x90\x03\n" +
+	"\rTenantService\x12W\n" +
+	"\tGetTenant\x12\x1c.granary.v1.GetTenantRequest\x1a\x1d.granary.v1.GetTenantResponse\"\r\xda\xd4\x18\x06\b\x01\x10\x03\x18\x01\x90\x02\x01\x12T\n" +
+	"\bGetUsage\x12\x1b.granary.v1.GetUsageRequest\x1a\x1c.granary.v1.GetUsageResponse\"\r\xda\xd4\x18\x06\b\x01\x10\x03\x18\x01\x90\x02\x01\x12^\n" +
 	"\fRecountUsage\x12\x1f.granary.v1.RecountUsageRequest\x1a .granary.v1.RecountUsageResponse\"\v\xda\xd4\x18\x04\b\x01\x10\x02\x90\x02\x01\x12p\n" +
 	"\x12UpdateTenantConfig\x12%.granary.v1.UpdateTenantConfigRequest\x1a&.granary.v1.UpdateTenantConfigResponse\"\v\xda\xd4\x18\x04\b\x03\x10\x02\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
