@@ -263,7 +263,7 @@ func (c *core) notLoaded(err error) {
 		return
 	}
 	if errors.Is(err, journal.ErrChain) {
-		c.deps.brokenChains.Add(1)
+		c.deps.counts.brokenChains.Add(1)
 		c.log().Error("the journal was changed by somebody else, the grain serves nobody until that is mended", "error", err)
 		return
 	}

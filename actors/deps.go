@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"runtime"
-	"sync/atomic"
 	"time"
 
 	"github.com/asynkron/protoactor-go/actor"
@@ -124,7 +123,7 @@ type Deps struct {
 	runs      *runs
 	searching chan struct{} // a place per search under way
 
-	brokenChains *atomic.Int64
+	counts *counts
 }
 
 // Grains makes the grains of one node.
@@ -138,7 +137,7 @@ func (g *Grains) Wait(ctx context.Context) error { return g.deps.runs.wait(ctx, 
 
 // BrokenChains counts loads that failed because the hash chain of the journal did not
 // hold: each is a grain that serves nobody until an operator looks at it.
-func (g *Grains) BrokenChains() int64 { return g.deps.brokenChains.Load() }
+func (g *Grains) BrokenChains() int64 { return g.deps.counts.brokenChains.Load() }
 
 // NewGrains fills defaults and returns the maker of grains.
 func NewGrains(d Deps) *Grains {
@@ -165,7 +164,7 @@ func NewGrains(d Deps) *Grains {
 	}
 	d.lone = d.Owner.Lone()
 	d.places = newPlaces(nil)
-	d.runs, d.brokenChains = newRuns(), new(atomic.Int64)
+	d.runs, d.counts = newRuns(), new(counts)
 	d.searching = make(chan struct{}, searchesPerCore*runtime.GOMAXPROCS(0))
 	d.places.deps = &d
 	return &Grains{deps: &d, waker: newWaker(&d)}

@@ -55,6 +55,7 @@ func (g *kbGrain) again(what string, err error, step func()) {
 		g.tell(&lostMsg{g.fence})
 		return
 	}
+	g.deps.counts.erasureFailures.Add(1)
 	g.log().Warn(what, "error", err)
 	g.soon(eraseRetry, step)
 }

@@ -154,6 +154,9 @@ func (g *kbGrain) eraseJournal() {
 			g.again("journal not erased yet", err, g.eraseJournal)
 			return
 		}
+		if len(proofs) > 0 {
+			g.deps.counts.erasedKnowledgeBases.Add(1)
+		}
 		g.kb.ResetTo(g.kb.Revision())
 		g.snapshot = seq
 		g.wakeSet, g.wakeDue = false, time.Time{}

@@ -178,7 +178,11 @@ func (g *kbGrain) endBatch(batch []doomed) {
 		events = append(events, e)
 	}
 	if len(events) > 0 {
-		g.recordWith(events, func(w *write) { w.proofs = proofs }, nil)
+		g.recordWith(events, func(w *write) { w.proofs = proofs }, func(err error) {
+			if err == nil {
+				g.deps.counts.erasedDocuments.Add(int64(len(events)))
+			}
+		})
 	}
 	if g.work != nil {
 		g.work.dooming = false

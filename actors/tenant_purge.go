@@ -245,9 +245,11 @@ func (g *tenantGrain) purged(m *purgedMsg) {
 	case errors.Is(m.err, journal.ErrFenced):
 		g.tell(&lostMsg{m.fence})
 	case m.err != nil:
+		g.deps.counts.purgeFailures.Add(1)
 		g.log().Warn("tenant not erased yet", "error", m.err)
 		g.purgeAgain(purgeRetry)
 	default:
+		g.deps.counts.erasedTenants.Add(1)
 		g.log().Info("tenant erased")
 		g.tenant.ResetTo(g.tenant.Revision(), g.purgedAt)
 		g.snapshot, g.wakeSet, g.wakeDue = g.committed, false, time.Time{}

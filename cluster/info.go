@@ -130,3 +130,28 @@ func (n *Node) Gossip() []gossip.Member {
 	}
 	return n.shared.gossip.Load().members()
 }
+
+// Stats count what this node saw of the cluster since its start, and tell how it stands.
+type Stats struct {
+	Activations int64 // grains in memory
+	// Of a node that shares a store; zero when it is alone.
+	LeaseValid bool
+	Lapses     int64   // times the lease ran out before it was renewed
+	Evictions  int64   // times the node was given up by others and came back
+	Handovers  int64   // grains being handed over now
+	View       int64   // version of the view it acts on
+	Load       float64 // share of its processors in use, 0 to 1, averaged over some seconds
+}
+
+// Stats reads the counters.
+func (n *Node) Stats() Stats {
+	out := Stats{Activations: n.alive.Load()}
+	s := n.shared
+	if s == nil {
+		return out
+	}
+	out.LeaseValid = s.lease.Load().Valid(bootClock(), s.cfg.Timing)
+	out.Lapses, out.Evictions, out.Handovers = s.lapses.Load(), s.evictions.Load(), s.pending.Load()
+	out.View, out.Load = n.standing.Load().view.Version, s.load()
+	return out
+}

@@ -109,20 +109,23 @@ func (g *Gateway) admit(next connect.ServerFunc, who caller) connect.ServerFunc 
 }
 
 func (g *Gateway) identify(ctx context.Context, spec connect.Spec, headers []string, who caller) (time.Time, error) {
-	if len(headers) != 1 {
+	if len(headers) == 0 {
+		g.observeRefusal(CauseMissing)
 		return time.Time{}, unauthenticated()
 	}
 	token, ok := BearerToken(headers[0])
-	if !ok {
+	if !ok || len(headers) != 1 {
+		g.observeRefusal(CauseMalformed)
 		return time.Time{}, unauthenticated()
 	}
 	expires, err := who.verify(ctx, spec, token, callOf(ctx))
 	if err == nil && !expires.IsZero() && !g.now().Before(expires) {
-		err = errors.New("the verified credential has ended")
+		err = withCause(CauseTime, errors.New("the verified credential has ended"))
 	}
 	if err == nil || ctx.Err() != nil || isUnavailable(err) || isLockedOut(err) {
 		return expires, err
 	}
+	g.observeRefusal(causeOfRefusal(err))
 	g.log.DebugContext(ctx, "credential refused", slog.String("request_id", callOf(ctx).requestID), slog.Any("error", err))
 	return time.Time{}, unauthenticated()
 }

@@ -77,6 +77,9 @@ type Config struct {
 	// TrustedProxies are the addresses whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 
+	// Observer counts calls and refused credentials; nil: nobody does.
+	Observer Observer
+
 	// Ready tells whether this node should get requests; nil: it always should.
 	Ready func(context.Context) error
 	// Logger receives the access log and errors; nil discards.
@@ -175,6 +178,9 @@ func New(cfg Config) (*Gateway, error) {
 	g.server = g.newServer()
 	return g, nil
 }
+
+// InFlight is how many HTTP requests are being served, open streams among them.
+func (g *Gateway) InFlight() int64 { return g.inFlight.Load() }
 
 // Handler serves everything: the API in all three protocols, reflection,
 // grpc.health.v1, /health and /ready. Serving gRPC needs HTTP/2; [Gateway.Serve] has it.

@@ -83,6 +83,7 @@ func (g *Gateway) accessLog(next connect.ServerFunc) connect.ServerFunc {
 	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
 		start := time.Now()
 		err := next(ctx, spec, stream)
+		took := time.Since(start)
 		code, level := "ok", slog.LevelInfo
 		switch {
 		case connecthttp.IsNotModifiedError(err):
@@ -97,9 +98,10 @@ func (g *Gateway) accessLog(next connect.ServerFunc) connect.ServerFunc {
 			level = slog.LevelDebug // probes and reflection
 		}
 		c := callOf(ctx)
+		g.observe(spec, c, code, err, took)
 		attrs := []slog.Attr{
 			slog.String("method", strings.TrimPrefix(spec.Procedure, "/")), slog.String("code", code),
-			slog.Duration("duration", time.Since(start)), slog.String("request_id", c.requestID),
+			slog.Duration("duration", took), slog.String("request_id", c.requestID),
 		}
 		if c.principal.Tenant != "" {
 			attrs = append(attrs, slog.String("tenant", c.principal.Tenant), slog.String("subject", c.principal.Subject))

@@ -15,7 +15,7 @@ import (
 // systemSubject is the cluster itself; no credential has it.
 const systemSubject = "system"
 
-var errKey = errors.New("the API key is not known, was revoked or has expired")
+var errKey = withCause(CauseKey, errors.New("the API key is not known, was revoked or has expired"))
 
 // readKey reads an API key. One with a wrong checksum, or an id that no server made,
 // is refused without a question to anybody.
@@ -24,10 +24,13 @@ func (g *Gateway) readKey(text string) (apikey.Key, error) {
 		return apikey.Key{}, errKey
 	}
 	k, err := apikey.Parse(text)
-	if err == nil && !k.Issued(g.cfg.KeyPepper) {
-		err = errKey
+	if err != nil {
+		return k, withCause(CauseMalformed, err)
 	}
-	return k, err
+	if !k.Issued(g.cfg.KeyPepper) {
+		return k, errKey
+	}
+	return k, nil
 }
 
 // admitKey finds out who holds an API key. A tenant that cannot be asked lets nobody

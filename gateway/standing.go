@@ -250,7 +250,7 @@ func accessGrants(a *nodev1.Access) []kb.Grant {
 }
 
 // errUnknownTenant stays in the log.
-var errUnknownTenant = errors.New("the tenant does not exist, and none comes to be by its use")
+var errUnknownTenant = withCause(CauseTenant, errors.New("the tenant does not exist, and none comes to be by its use"))
 
 // admitTenant refuses the users of a tenant that is not active.
 func (g *Gateway) admitTenant(a *nodev1.Access) error {

@@ -48,11 +48,14 @@ func (l *local) text() string {
 	return l.out.String()
 }
 
+// row is how many ports a cluster of three nodes takes, one behind the other.
+const row = 12
+
 func startLocal(t *testing.T, program, dir string) *local {
 	t.Helper()
 	l := &local{t: t, dir: dir, port: freeRow(t), done: make(chan struct{})}
 	l.cmd = exec.Command(program, "-granary", binary, "-data", dir, "-api-port", strconv.Itoa(l.port),
-		"-gossip-port", strconv.Itoa(l.port+3), "-actors-port", strconv.Itoa(l.port+6))
+		"-gossip-port", strconv.Itoa(l.port+3), "-actors-port", strconv.Itoa(l.port+6), "-metrics-port", strconv.Itoa(l.port+9))
 	l.cmd.Stdout, l.cmd.Stderr, l.cmd.SysProcAttr = l, l, &syscall.SysProcAttr{Setpgid: true}
 	if err := l.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -69,12 +72,12 @@ func startLocal(t *testing.T, program, dir string) *local {
 	return l
 }
 
-// freeRow gives the first of nine free ports in a row, below those the kernel hands out.
+// freeRow gives the first of row free ports, below those the kernel hands out.
 func freeRow(t *testing.T) int {
 	t.Helper()
-	for first := 20000; first < 32000; first += 9 {
-		if portsFree(first + os.Getpid()%9) {
-			return first + os.Getpid()%9
+	for first := 20000; first < 32000; first += row {
+		if portsFree(first + os.Getpid()%row) {
+			return first + os.Getpid()%row
 		}
 	}
 	t.Fatal("no free ports")
@@ -82,7 +85,7 @@ func freeRow(t *testing.T) int {
 }
 
 func portsFree(first int) bool {
-	for p := first; p < first+9; p++ {
+	for p := first; p < first+row; p++ {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
 		if err != nil {
 			return false

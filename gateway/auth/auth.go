@@ -187,7 +187,7 @@ func (a *Authority) sign(c claims, audience, subject string, life time.Duration)
 // Verify implements [gateway.Verifier]. Every error is [ErrToken].
 func (a *Authority) Verify(_ context.Context, token string) (gateway.Principal, error) {
 	if len(token) > maxTokenBytes {
-		return gateway.Principal{}, fmt.Errorf("%w: %d bytes", ErrToken, len(token))
+		return gateway.Principal{}, errShape("too long")
 	}
 	now := a.now()
 	if p, ok := a.seen.get(token, now); ok {
@@ -207,7 +207,7 @@ func (a *Authority) check(token string) (gateway.Principal, error) {
 	}
 	var c claims
 	if _, err := a.parser.ParseWithClaims(token, &c, a.keyFor); err != nil {
-		return gateway.Principal{}, fmt.Errorf("%w: %w", ErrToken, err)
+		return gateway.Principal{}, refused(err)
 	}
 	p := gateway.Principal{
 		Tenant: c.Tenant, Subject: c.Subject, Roles: c.Roles, Workspace: c.Workspace,
@@ -215,7 +215,7 @@ func (a *Authority) check(token string) (gateway.Principal, error) {
 	}
 	// What speaks to another API too is no tenant's, whoever signed it.
 	if len(c.Audience) != 1 || !p.Valid() {
-		return gateway.Principal{}, fmt.Errorf("%w: audience, tenant or subject", ErrToken)
+		return gateway.Principal{}, errShape("audience, tenant or subject")
 	}
 	return p, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -56,7 +55,7 @@ func (i *issuer) check(ctx context.Context, t parsed) (checked, error) {
 		if !errors.Is(err, errNoKey) {
 			return checked{}, err
 		}
-		return checked{}, fmt.Errorf("%w: %w", ErrToken, err)
+		return checked{}, refused(err)
 	}
 	for _, k := range keys {
 		if methods[alg].Verify(t.signed, t.sig, k.key) == nil {

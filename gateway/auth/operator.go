@@ -27,22 +27,22 @@ func (a *Authority) IssueOperator(g OperatorGrant) (Token, error) {
 // VerifyOperator implements [gateway.OperatorVerifier]. Every error is [ErrToken].
 func (a *Authority) VerifyOperator(_ context.Context, token string) (gateway.Operator, error) {
 	if len(token) > maxTokenBytes {
-		return gateway.Operator{}, fmt.Errorf("%w: %d bytes", ErrToken, len(token))
+		return gateway.Operator{}, errShape("too long")
 	}
 	if _, err := parse(token); err != nil {
 		return gateway.Operator{}, err
 	}
 	var c claims
 	if _, err := a.operators.ParseWithClaims(token, &c, a.keyFor); err != nil {
-		return gateway.Operator{}, fmt.Errorf("%w: %w", ErrToken, err)
+		return gateway.Operator{}, refused(err)
 	}
 	// What speaks for a tenant too is no operator's, whoever signed it.
 	if len(c.Audience) != 1 || c.Tenant != "" || !slices.Equal(c.Roles, []string{gateway.RoleOperator}) {
-		return gateway.Operator{}, fmt.Errorf("%w: audience, tenant or roles", ErrToken)
+		return gateway.Operator{}, errShape("audience, tenant or roles")
 	}
 	o := gateway.Operator{Subject: c.Subject, Roles: c.Roles, Expires: c.ExpiresAt.Add(Leeway)}
 	if !o.Valid() {
-		return gateway.Operator{}, fmt.Errorf("%w: subject", ErrToken)
+		return gateway.Operator{}, errShape("subject")
 	}
 	return o, nil
 }

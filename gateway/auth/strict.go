@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"io"
 	"strings"
 	"unicode/utf8"
@@ -21,9 +20,6 @@ type parsed struct {
 	signed string // what the signature is over
 	sig    []byte
 }
-
-// errShape is a text that is no token.
-func errShape(what string) error { return fmt.Errorf("%w: %s", ErrToken, what) }
 
 // parse reads a token in compact form: three parts in canonical base64url, two of
 // them JSON objects in which no name comes twice. Every error is [ErrToken].

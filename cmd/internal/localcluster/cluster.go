@@ -17,9 +17,9 @@ import (
 
 // options is what may be chosen.
 type options struct {
-	binary, dir         string
-	nodes               int
-	api, gossip, actors int // first ports
+	binary, dir                  string
+	nodes                        int
+	api, gossip, actors, metrics int // first ports
 }
 
 // cluster is what runs.
@@ -119,7 +119,7 @@ func (c *cluster) welcome() {
 	first, second := c.nodes[0], c.nodes[min(1, len(c.nodes)-1)]
 	c.say("\n%d nodes; all data below %s\n", len(c.nodes), c.dir)
 	for _, n := range c.nodes {
-		c.say("  %s  http://%s  gossip %s  calls %s  pid %d  log %s", n.name, n.api, n.gossip, n.actors, n.pid(), n.logPath)
+		c.say("  %s  http://%s  gossip %s  calls %s  metrics http://%s/metrics  pid %d  log %s", n.name, n.api, n.gossip, n.actors, n.metrics, n.pid(), n.logPath)
 	}
 	c.say(`
 In another terminal, with any of the nodes:

@@ -33,6 +33,7 @@ func run() int {
 	flag.IntVar(&o.api, "api-port", 8080, "port of the first node's API; the others follow")
 	flag.IntVar(&o.gossip, "gossip-port", 7946, "port of the first node's gossip; the others follow")
 	flag.IntVar(&o.actors, "actors-port", 7956, "port of the first node for other nodes' calls; the others follow")
+	flag.IntVar(&o.metrics, "metrics-port", 9464, "port of the first node's metrics; the others follow")
 	flag.Parse()
 	if flag.NArg() > 0 || o.nodes < 1 || o.nodes > 10 {
 		fmt.Fprintln(os.Stderr, "cluster: no arguments, and 1 to 10 nodes")

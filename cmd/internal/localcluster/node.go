@@ -35,6 +35,7 @@ const (
 type node struct {
 	name, data, logPath string
 	api, gossip, actors string
+	metrics             string
 	binary              string
 	args, env           []string
 
@@ -48,8 +49,8 @@ func newNode(o options, i int, store string) *node {
 	addr := func(first int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(first+i)) }
 	name := fmt.Sprintf("n%d", i+1)
 	n := &node{name: name, data: filepath.Join(o.dir, name), logPath: filepath.Join(o.dir, name+".log"), binary: o.binary,
-		api: addr(o.api), gossip: addr(o.gossip), actors: addr(o.actors)}
-	n.args = []string{"serve", "--dev", "--node", name, "--data", n.data, "--listen", n.api, "--gossip", n.gossip, "--actors", n.actors,
+		api: addr(o.api), gossip: addr(o.gossip), actors: addr(o.actors), metrics: addr(o.metrics)}
+	n.args = []string{"serve", "--dev", "--node", name, "--data", n.data, "--listen", n.api, "--gossip", n.gossip, "--actors", n.actors, "--metrics", n.metrics,
 		"--join", net.JoinHostPort("127.0.0.1", strconv.Itoa(o.gossip))}
 	// Not an argument, which everybody on the machine can see.
 	n.env = append(os.Environ(), "GRANARY_STORE="+store)

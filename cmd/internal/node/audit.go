@@ -44,7 +44,7 @@ func (n *Node) openAudit(ctx context.Context) error {
 	}
 	n.trail = &trail.Desk{Store: n.store, Signer: signer, Logger: n.log, Mine: n.signs}
 	if !n.cfg.is(roleGateway) {
-		return nil
+		return n.countAudit()
 	}
 	n.audit, err = audit.Open(audit.Config{Dir: filepath.Join(n.cfg.Data, "audit"), Node: n.cfg.Node, Store: n.store, Logger: n.log,
 		MaxBytes: n.cfg.Audit.MaxBacklogBytes})
@@ -56,7 +56,7 @@ func (n *Node) openAudit(ctx context.Context) error {
 		defer cancel()
 		return n.audit.Close(ctx)
 	})
-	return nil
+	return n.countAudit()
 }
 
 // auditSigner reads the key that signs checkpoints: from its file or, where none is

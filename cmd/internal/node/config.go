@@ -61,6 +61,7 @@ type Config struct {
 	Embedding      EmbedderConfig `yaml:"embedding"`
 	Memory         MemoryConfig   `yaml:"memory"`
 	Cluster        ClusterConfig  `yaml:"cluster"`
+	Metrics        MetricsConfig  `yaml:"metrics"`
 	// Encryption of everything that is stored. It is always on.
 	Encryption EncryptionConfig `yaml:"encryption"`
 }
@@ -173,6 +174,8 @@ type Completed struct {
 	apiKey   string
 	gossip   [][]byte // keys
 
+	metricsByDefault bool // nobody named an address for them
+
 	masterKeys sealed.Secret // of the environment
 }
 
@@ -211,7 +214,7 @@ func (c Config) Complete() (Completed, error) {
 		setDefault(&out.Auth.KeyFile, filepath.Join(out.Data, "dev-key"))
 	}
 	out.defaultCluster()
-	return out, errors.Join(out.checkBasics(), out.checkFetch(), out.checkAudit(), out.checkEmbedding(), out.checkCluster(), out.checkEncryption())
+	return out, errors.Join(out.checkBasics(), out.checkFetch(), out.checkAudit(), out.checkMetrics(), out.checkEmbedding(), out.checkCluster(), out.checkEncryption())
 }
 
 func setDefault(s *string, v string) {

@@ -24,6 +24,7 @@ import (
 	"granary.dev/granary/actors/pipeline/sandbox"
 	"granary.dev/granary/actors/tokens"
 	"granary.dev/granary/cluster"
+	"granary.dev/granary/cmd/internal/metrics"
 	"granary.dev/granary/gateway"
 	"granary.dev/granary/gateway/audit"
 	"granary.dev/granary/gateway/auth"
@@ -50,7 +51,10 @@ type Node struct {
 	receipts ed25519.PrivateKey // signs proofs of erasures
 	asker    *asker
 	meters   *tokens.Holder
+	metrics  *metrics.Registry
 	listener net.Listener
+
+	metricsAddr net.Addr // nil: nobody is shown any
 
 	stack   []closer // what to end, in order of start
 	stop    sync.Once
@@ -75,7 +79,7 @@ const (
 func Start(ctx context.Context, cfg Completed, logs io.Writer) (*Node, error) {
 	level, _ := logLevel(cfg.LogLevel)
 	n := &Node{cfg: cfg, log: newLogger(logs, cfg.LogFormat, level), served: make(chan error, 1)}
-	for _, step := range []func(context.Context) error{n.openStore, n.openAudit, n.listen, n.startGrains, n.startGateway, n.armLeave} {
+	for _, step := range []func(context.Context) error{n.startMetrics, n.openStore, n.openAudit, n.listen, n.startGrains, n.startGateway, n.armLeave} {
 		if err := step(ctx); err != nil {
 			return nil, errors.Join(err, n.Stop(context.WithoutCancel(ctx)))
 		}
@@ -120,7 +124,7 @@ func (n *Node) startGrains(ctx context.Context) error {
 	}
 	n.asker = &asker{}
 	own := &ownership{}
-	n.meters = tokens.New(n.cfg.Node+"#"+uuid.NewString(), lessor{n.asker})
+	n.meters = tokens.New(n.cfg.Node+"#"+uuid.NewString(), lessor{n.asker, n.metrics.Leases})
 	deps := actors.Deps{Node: n.cfg.Node, Store: n.store, Blobs: n.store, Chunks: n.store, Counters: n.store, Directory: n.store, Shredder: n.sealed, ReceiptKey: n.receipts, Receipts: n.store, Asker: n.asker,
 		Parser: parse, Fetcher: n.newFetcher(), Embedder: embedder, Slots: actors.NewScheduler(0), Meters: n.meters, Logger: n.log, Tier: kb.Tier(n.cfg.Tier)}
 	if n.cfg.shared() {
@@ -139,6 +143,9 @@ func (n *Node) startGrains(ctx context.Context) error {
 		return err
 	}
 	n.asker.node, own.node = n.cluster, n.cluster
+	if err := n.countGrains(); err != nil {
+		return err
+	}
 	n.push("runs", func(ctx context.Context) error { return n.grains.Wait(ctx) })
 	n.push("grains", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, grainsStop+time.Second)
@@ -238,9 +245,12 @@ func (n *Node) startGateway(ctx context.Context) error {
 	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.tokens, Operators: n.tokens, Cluster: n.operators(), Keys: keys{n.sealed}, Tenants: tenantList{n.store}, KeyPepper: n.pepper,
 		RefuseUnknownTenants: n.cfg.Tenants.RefuseUnknown, Receipts: n.store, ReceiptKey: n.receiptPublicKey(), UploadKey: n.uploads, Logger: n.log,
 		Audit: n.audit, Trail: n.trail, TrustedProxies: n.cfg.proxies,
-		Meters:  n.meters,
+		Meters: n.meters, Observer: n.metrics.Calls,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})
 	if err != nil {
+		return err
+	}
+	if err := n.metrics.Gateway(n.gateway.InFlight); err != nil {
 		return err
 	}
 	go func() { n.served <- n.gateway.Serve(context.WithoutCancel(ctx), n.listener) }()
@@ -282,13 +292,9 @@ func (n *Node) listen(ctx context.Context) error {
 	if !n.cfg.is(roleGateway) {
 		return nil
 	}
-	var conf *tls.Config
-	if t := n.cfg.TLS; t.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return fmt.Errorf("tls: %w", err)
-		}
-		conf = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	conf, err := n.serverTLS("h2", "http/1.1")
+	if err != nil {
+		return err
 	}
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", n.cfg.Listen)
 	if err != nil {
@@ -305,6 +311,19 @@ func (n *Node) listen(ctx context.Context) error {
 		return nil
 	})
 	return nil
+}
+
+// serverTLS is how this node's certificate is shown; nil when it has none.
+func (n *Node) serverTLS(protocols ...string) (*tls.Config, error) {
+	t := n.cfg.TLS
+	if t.CertFile == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("tls: %w", err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12, NextProtos: protocols}, nil
 }
 
 // URL is where clients on this machine reach the API.

@@ -60,6 +60,7 @@ granary cluster in DIR/dev-operator-token.`,
 	f.StringVar(&flags.Data, "data", "", "data folder (default ./data)")
 	f.StringVar(&flags.Tier, "tier", "", "limits of tenants: starter (default), professional, enterprise (default with --dev); with --dev also unlimited")
 	f.StringVar(&flags.Listen, "listen", "", "address of the API (default 127.0.0.1:8080)")
+	f.StringVar(&flags.Metrics.Listen, "metrics", "", "address of GET /metrics, for Prometheus; none: no such port (default 127.0.0.1:9464)")
 	f.StringVar(&file, "config", "", "configuration file (YAML); flags win over it")
 	f.StringVar(&flags.LogLevel, "log-level", "", "debug, info, warn or error (default info)")
 	f.StringVar(&flags.LogFormat, "log-format", "", "text or json (default text)")
@@ -86,7 +87,7 @@ func merge(cmd *cobra.Command, file string, flags Config) (Completed, error) {
 		{flags.Data, &cfg.Data}, {flags.Listen, &cfg.Listen}, {flags.Tier, &cfg.Tier}, {flags.LogLevel, &cfg.LogLevel}, {flags.LogFormat, &cfg.LogFormat},
 		{flags.Node, &cfg.Node}, {string(flags.Store), (*string)(&cfg.Store)}, {k.Gossip, &c.Gossip}, {k.Actors, &c.Actors},
 		{k.Advertise, &c.Advertise}, {k.Zone, &c.Zone}, {k.CAFile, &c.CAFile}, {k.CertFile, &c.CertFile}, {k.KeyFile, &c.KeyFile},
-		{k.GossipKeyFile, &c.GossipKeyFile},
+		{k.GossipKeyFile, &c.GossipKeyFile}, {flags.Metrics.Listen, &cfg.Metrics.Listen},
 	} {
 		if s.from != "" {
 			*s.to = s.from

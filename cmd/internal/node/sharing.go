@@ -43,7 +43,10 @@ func (n *Node) openStore(ctx context.Context) error {
 		return errors.Join(err, inner.Close())
 	}
 	n.store = n.sealed
-	n.push("store", func(context.Context) error { return n.store.Close() })
+	n.push("store", func(context.Context) error { return n.sealed.Close() })
+	if err := n.countStore(); err != nil {
+		return err
+	}
 	if err := n.openReceiptKey(ctx); err != nil {
 		return err
 	}

@@ -72,6 +72,7 @@ func newServer(t testing.TB, edit ...func(*node.Config)) *Server {
 	t.Helper()
 	s := &Server{t: t, Data: t.TempDir(), logs: &logbook{t: t}}
 	s.cfg = node.Config{Dev: true, Tier: "unlimited", Data: s.Data, Listen: "127.0.0.1:0", LogLevel: "debug"}
+	s.cfg.Metrics.Listen = "127.0.0.1:0"
 	s.cfg.Fetch.AllowNetworks = []string{"127.0.0.0/8"}
 	for _, e := range edit {
 		e(&s.cfg)
