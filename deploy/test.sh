@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # All tests, with the race detector. Installs what they need and is not there
 # (Debian packages: a C compiler for the race detector; iproute2, with which the
-# cluster tests cut networks), and says so.
+# cluster tests cut networks; promtool out of the package prometheus, which plays
+# the rules of alerts), and says so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +15,19 @@ install() {
 	$sudo apt-get install -y -qq "${@:2}"
 }
 
+# promtool is taken out of its package into build/: no server is installed, or started.
+take_promtool() {
+	echo "test: no promtool, taking it out of the Debian package prometheus into build/"
+	local dir
+	dir=$(mktemp -d)
+	(cd "$dir" && chmod 755 . && { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } &&
+		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool) &&
+		mkdir -p build && mv "$dir/usr/bin/promtool" build/promtool
+	local done=$?
+	rm -rf "$dir"
+	return $done
+}
+
 if ! command -v "${CC:-gcc}" >/dev/null 2>&1; then
 	install "no C compiler for the race detector" gcc libc6-dev
 fi
@@ -23,6 +37,9 @@ export CGO_ENABLED=1
 # skipped, and say so.
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null 2>&1; then
 	export GRANARY_TEST_REQUIRE_POSTGRES=1
+	if command -v promtool >/dev/null 2>&1 || [ -x build/promtool ] || take_promtool; then
+		export GRANARY_TEST_REQUIRE_PROMTOOL=1
+	fi
 	if ! command -v ip >/dev/null 2>&1; then
 		install "no ip command for network namespaces" iproute2 || echo "test: not installed; the tests in network namespaces will be skipped"
 	fi

@@ -27,7 +27,9 @@ func TestI13_CanariesAppearNowhere(t *testing.T) {
 			a := newAviary(t, nodes)
 			content := a.use()
 			a.misuse(content)
+			a.scrape()
 			a.disturb(content)
+			a.scrape()
 			a.leave()
 			t.Logf("%d canaries", len(a.canaries))
 			a.check()
@@ -249,6 +251,26 @@ func (a *aviary) disturb(p planted) {
 	a.run(n)
 	a.waitForEnds(15)
 	a.ok("SearchService/Search", js(`{"knowledgeBase":"vault","query":%s}`, "query "+p.text))
+}
+
+// scrape reads what each node shows to Prometheus.
+func (a *aviary) scrape() {
+	a.t.Helper()
+	for _, n := range a.nodes {
+		r, err := http.NewRequestWithContext(a.t.Context(), http.MethodGet, "http://"+n.metrics+"/metrics", nil)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		got := a.do(r, false)
+		if got.status != http.StatusOK || !strings.Contains(got.body, "granary_build_info{") || len(got.body) < 5000 {
+			a.t.Errorf("metrics of %s: %d, %d bytes", n.name, got.status, len(got.body))
+		}
+		for _, tenant := range []string{"acme", "globex"} {
+			if strings.Contains(got.body, tenant) {
+				a.t.Errorf("the metrics of %s name the tenant %s", n.name, tenant)
+			}
+		}
+	}
 }
 
 // leave deletes everything but what a failed document leaves, and stops the nodes.

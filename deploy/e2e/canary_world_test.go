@@ -47,9 +47,9 @@ type aviary struct {
 
 // canaryNode is one process of the binary.
 type canaryNode struct {
-	name, config, data, api string
-	log                     *logBuffer
-	cmd                     *exec.Cmd
+	name, config, data, api, metrics string
+	log                              *logBuffer
+	cmd                              *exec.Cmd
 }
 
 // plant makes a random text and remembers it.
@@ -152,9 +152,9 @@ func (a *aviary) settings() string {
 }
 
 func (a *aviary) newNode(i int, common, seed string) *canaryNode {
-	n := &canaryNode{name: fmt.Sprintf("n%d", i+1), api: freePort(a.t), log: &logBuffer{}}
+	n := &canaryNode{name: fmt.Sprintf("n%d", i+1), api: freePort(a.t), metrics: freePort(a.t), log: &logBuffer{}}
 	n.data, n.config = filepath.Join(a.dir, n.name), filepath.Join(a.dir, n.name+".yaml")
-	text := common + fmt.Sprintf("data: %q\nlisten: %q\n", n.data, n.api)
+	text := common + fmt.Sprintf("data: %q\nlisten: %q\nmetrics: {listen: %q}\n", n.data, n.api, n.metrics)
 	if a.pg != nil {
 		gossip := seed
 		if i > 0 {

@@ -124,7 +124,7 @@ func (c *cluster) newMember(t *testing.T, i int) *member {
 	if err := os.MkdirAll(m.data, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	m.args = []string{"serve", "--dev", "--tier", "unlimited", "--data", m.data, "--node", m.name, "--store", c.url}
+	m.args = []string{"serve", "--dev", "--tier", "unlimited", "--data", m.data, "--node", m.name, "--store", c.url, "--metrics", "127.0.0.1:0"}
 	if c.network == nil {
 		m.api = freePort(t)
 		gossip := freePort(t)

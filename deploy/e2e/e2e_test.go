@@ -70,7 +70,7 @@ func freeAddr(t *testing.T) string {
 func start(t *testing.T, data, addr string, args ...string) *server {
 	t.Helper()
 	s := &server{t: t, data: data, addr: addr, log: &logBuffer{}}
-	s.cmd = exec.Command(binary, append([]string{"serve", "--dev", "--data", data, "--listen", addr}, args...)...)
+	s.cmd = exec.Command(binary, append([]string{"serve", "--dev", "--data", data, "--listen", addr, "--metrics", "127.0.0.1:0"}, args...)...)
 	s.cmd.Stderr, s.cmd.Stdout = s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)

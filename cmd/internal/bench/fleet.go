@@ -81,7 +81,7 @@ func (f *fleet) add(ctx context.Context) (*member, error) {
 	if len(f.members) > 0 {
 		join = f.members[0].gossip
 	}
-	m.args = []string{"serve", "--dev", "--tier", "unlimited", "--data", data, "--node", m.name, "--store", f.pg.URL("postgres"), "--log-level", "warn",
+	m.args = []string{"serve", "--dev", "--tier", "unlimited", "--data", data, "--node", m.name, "--store", f.pg.URL("postgres"), "--log-level", "warn", "--metrics", "127.0.0.1:0",
 		"--listen", m.api, "--gossip", m.gossip, "--actors", ports[2], "--join", join}
 	var err error
 	if m.log, err = os.Create(filepath.Join(f.dir, m.name+".log")); err != nil {

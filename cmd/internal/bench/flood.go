@@ -110,7 +110,7 @@ func startFlooded(ctx context.Context, granary string) (s *flooded, err error) {
 	if s.address, err = freeAddress(ctx); err != nil {
 		return nil, errors.Join(err, s.end())
 	}
-	s.cmd = exec.CommandContext(ctx, granary, "serve", "--dev", "--tier", "unlimited", "--log-level", "warn", "--data", s.dir, "--listen", s.address)
+	s.cmd = exec.CommandContext(ctx, granary, "serve", "--dev", "--tier", "unlimited", "--log-level", "warn", "--data", s.dir, "--listen", s.address, "--metrics", "127.0.0.1:0")
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
 		return nil, errors.Join(err, s.end())

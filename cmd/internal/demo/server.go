@@ -53,7 +53,7 @@ func startServer(ctx context.Context, binary, dir string) (*server, error) {
 		return nil, err
 	}
 	// Without the end of ctx: the server is always stopped in the orderly way.
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0")
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), binary, "serve", "--dev", "--data", dir, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
 	cmd.Stdout, cmd.Stderr = in, log
 	err = cmd.Start()
 	_ = in.Close()
