@@ -21,11 +21,16 @@ func (g *kbGrain) handle(c call) {
 		c.Reply(nil, movedError())
 		return
 	}
+	stale := m.GetSearch().GetAllowStale()
+	if m.GetHeader().GetUnproven() && (!stale || g.mayRead()) {
+		c.Reply(nil, unprovenError())
+		return
+	}
 	if !reads(m) || g.mayRead() {
 		g.serve(c, m)
 		return
 	}
-	if m.GetSearch().GetAllowStale() {
+	if stale {
 		g.searchStale(c, m)
 		return
 	}

@@ -34,6 +34,8 @@ func (g *kbGrain) searchStale(c call, m *nodev1.KnowledgeBaseCall) {
 		switch {
 		case s.answered:
 			return
+		case err == nil && m.GetHeader().GetUnproven():
+			c.Reply(nil, unprovenError())
 		case err == nil:
 			g.serve(c, m)
 		case kb.Is(err, kb.ReasonUnavailable) && !isUnapplied(err):
@@ -44,6 +46,12 @@ func (g *kbGrain) searchStale(c call, m *nodev1.KnowledgeBaseCall) {
 		s.answered = true
 		s.timer.Stop()
 	})
+}
+
+// unprovenError: the store is there, and so the tenant must be asked who calls. It may
+// have been suspended; without the store it cannot be.
+func unprovenError() error {
+	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "it cannot be told now who may call; try again").After(time.Second)
 }
 
 // answerStale searches what is in memory, and has the answer say so.

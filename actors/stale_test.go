@@ -16,6 +16,12 @@ func staleCall(query string, min int64) *nodev1.KnowledgeBaseCall {
 	return m
 }
 
+// unproven says that the tenant could not be asked who calls.
+func unproven(m *nodev1.KnowledgeBaseCall) *nodev1.KnowledgeBaseCall {
+	m.Header = &nodev1.Header{Tenant: tenant, Principal: "tester", Internal: true, Unproven: true}
+	return m
+}
+
 // Design 7: with the store down and the lease over, only a search that allows it
 // is answered, from memory, and says so.
 func TestStaleSearchIsAnsweredWhileTheStoreIsDown(t *testing.T) {
@@ -33,6 +39,11 @@ func TestStaleSearchIsAnsweredWhileTheStoreIsDown(t *testing.T) {
 				if r, err := a.direct("notes", staleCall("alpha", 0)); err != nil || r.GetSearch().GetStale() {
 					t.Errorf("without a lease, verified: %v, %v", r, err)
 				}
+				_, err := a.direct("notes", unproven(staleCall("alpha", 0)))
+				unavailable(t, "a caller whose tenant cannot be asked, with a lease", err, kb.ReasonUnavailable)
+				time.Sleep(ttl * 95 / 100)
+				_, err = a.direct("notes", unproven(staleCall("alpha", 0)))
+				unavailable(t, "such a caller without a lease, verified", err, kb.ReasonUnavailable)
 				down := func(o op, do func() error) error {
 					if o.grain.Kind == actors.KindTenant {
 						return do()
@@ -53,6 +64,11 @@ func TestStaleSearchIsAnsweredWhileTheStoreIsDown(t *testing.T) {
 				}
 				_, err = a.direct("notes", searchCall("alpha", 0))
 				unavailable(t, "a search that wants the newest", err, kb.ReasonUnavailable)
+				if r, err := a.direct("notes", unproven(staleCall("alpha", 0))); err != nil || !r.GetSearch().GetStale() {
+					t.Errorf("of a caller whose tenant cannot be asked: %v, %v", r, err)
+				}
+				_, err = a.direct("notes", unproven(searchCall("alpha", 0)))
+				unavailable(t, "a search of such a caller that wants the newest", err, kb.ReasonUnavailable)
 				a.faults.on("ChunksByRef", down)
 				r, err = a.direct("notes", staleCall("alpha", 0))
 				if err != nil || !r.GetSearch().GetStale() || len(r.GetSearch().GetHits()) != 2 || r.GetSearch().GetMessage() == "" {

@@ -229,6 +229,11 @@ func TestATenantIsRelocatedAndGivenBack_B3(t *testing.T) {
 	if p, _ := n1.Placement(kb("kb-0")); !p.Override || p.Owner != "n2" {
 		t.Errorf("placement %+v", p)
 	}
+	for _, n := range []*member{n1, n2} {
+		if err := n.Relocate(deadline(t, 10*time.Second), "acme", "n2"); err != nil {
+			t.Errorf("relocated to where it is: %v", err)
+		}
+	}
 	if err := n2.Relocate(deadline(t, 10*time.Second), "acme", "nobody"); !errors.Is(err, cluster.ErrNoNode) {
 		t.Errorf("relocated to nobody: %v", err)
 	}
@@ -236,6 +241,9 @@ func TestATenantIsRelocatedAndGivenBack_B3(t *testing.T) {
 		t.Fatal(err)
 	}
 	await(t, "n1 has grains again", func() bool { return len(n1.Activations()) > 0 })
+	if err := n1.Relocate(deadline(t, 10*time.Second), "acme", ""); err != nil {
+		t.Errorf("given back twice: %v", err)
+	}
 	l.end(t, a)
 	if l.failed.Load() > 0 {
 		t.Errorf("%d calls failed", l.failed.Load())

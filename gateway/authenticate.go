@@ -136,7 +136,7 @@ func (g *Gateway) verifyPrincipal(ctx context.Context, spec connect.Spec, token 
 		err = errors.New("the verified principal has no fit tenant or subject")
 	}
 	if err == nil || isLockedOut(err) { // who it is, is proven; the record of the call says so
-		c.principal, c.admitted = p, g.now()
+		c.principal = p
 	}
 	if err != nil {
 		return time.Time{}, err

@@ -115,7 +115,7 @@ func header(ctx context.Context, key string) (*nodev1.Header, error) {
 	}
 	h := &nodev1.Header{
 		Tenant: c.principal.Tenant, Principal: c.principal.Subject, Roles: c.principal.Roles, RequestId: c.requestID,
-		Remote: c.remote,
+		Remote: c.remote, Unproven: c.principal.unproven,
 		Grants: grantProtos(c.principal.Grants),
 	}
 	if info, ok := connect.CallInfoForServerContext(ctx); ok {

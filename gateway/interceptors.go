@@ -19,7 +19,6 @@ import (
 type call struct {
 	requestID string
 	principal Principal // of the tenants' API
-	admitted  time.Time // when the principal's standing was last looked at
 	operator  Operator  // of the operators' API
 	remote    string    // address of the client
 	revision  int64     // of the knowledge base, from the last reply of its grain

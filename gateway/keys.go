@@ -36,7 +36,7 @@ func (g *Gateway) readKey(text string) (apikey.Key, error) {
 // admitKey finds out who holds an API key. A tenant that cannot be asked lets nobody
 // in: a key may have been revoked.
 func (g *Gateway) admitKey(ctx context.Context, k apikey.Key) (Principal, error) {
-	a, fresh, err := g.standing(ctx, callerID{tenant: k.Tenant, key: k.ID})
+	a, asked, fresh, err := g.standing(ctx, callerID{tenant: k.Tenant, key: k.ID})
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return Principal{}, ctx.Err()
@@ -46,7 +46,7 @@ func (g *Gateway) admitKey(ctx context.Context, k apikey.Key) (Principal, error)
 		return Principal{}, errKey
 	}
 	p := Principal{Tenant: k.Tenant, Subject: a.GetKey().GetSubject(), Grants: accessGrants(a), KeyID: k.ID}
-	p.meet(a)
+	p.meet(a, asked)
 	if end := a.GetKey().GetExpireTime(); end != nil {
 		p.Expires = end.AsTime()
 	}

@@ -90,7 +90,9 @@ type Principal struct {
 	Grants []kb.Grant
 	KeyID  string // of the API key that was shown; "" for a token
 
-	known bool      // the tenant has told of itself
+	unproven bool // a token whose tenant could not be asked
+
+	asked time.Time // when the tenant was asked for what it says of the caller
 	since time.Time // when a former tenant of the same name was erased; zero: there was none
 }
 

@@ -1,9 +1,6 @@
 package gateway
 
-import (
-	"context"
-	"log/slog"
-)
+import "context"
 
 // readmit looks again who calls, in a call that has gone on for longer than what is
 // known of callers is good for: an open stream ends, and a long upload is refused,
@@ -13,19 +10,15 @@ import (
 func (g *Gateway) readmit(ctx context.Context) error {
 	c := callOf(ctx)
 	p := c.principal
-	if !p.Valid() || g.now().Sub(c.admitted) < standingLife {
+	if !p.Valid() || p.unproven || since(p.asked, g.now()) < standingLife {
 		return nil
 	}
-	a, fresh, err := g.standing(ctx, p.caller())
+	a, asked, fresh, err := g.standing(ctx, p.caller())
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err()
-	case !fresh && p.KeyID != "":
-		return unreachable() // as at the door; a stream waits and tries again
 	case !fresh:
-		// What the call began with stands: the token itself is still good.
-		g.log.DebugContext(ctx, "the tenant cannot be asked who may go on", slog.String("tenant", p.Tenant), slog.Any("error", err))
-		return nil
+		return unreachable() // as at the door; a stream waits and tries again
 	case p.KeyID != "" && a.GetKey() == nil:
 		return unauthenticated()
 	}
@@ -40,6 +33,7 @@ func (g *Gateway) readmit(ctx context.Context) error {
 	} else {
 		p.Grants = append(tokenGrants(p), boundGrants(p, a)...)
 	}
-	c.principal, c.admitted = p, g.now()
+	p.asked = asked
+	c.principal = p
 	return nil
 }

@@ -10,12 +10,14 @@ import (
 	"connectrpc.com/connect/v2"
 	"granary.dev/granary/actors/kb"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
+	"granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
 
 // What a gateway knows of its callers' standing: the state of their tenant, what
 // is bound to them, and their keys. It is the tenant's grain that knows; what it
 // said is used for less than a second, counted from when it was asked, so that a
-// revocation or a suspension is in force on every node within one.
+// revocation or a suspension is in force on every node within one. Who cannot be
+// asked about does not get in: what was good a second ago may be revoked.
 const (
 	standingLife  = 900 * time.Millisecond
 	standingAhead = 400 * time.Millisecond // older ones are asked for anew while they are used
@@ -91,7 +93,7 @@ func (s *standings) of(id callerID, now time.Time) *standing {
 func (s *standings) sweep(now time.Time) {
 	for id, e := range s.known {
 		e.mu.Lock()
-		old := e.asking == nil && now.Sub(e.sent) > standingIdle
+		old := e.asking == nil && since(e.sent, now) > standingIdle
 		e.mu.Unlock()
 		if old || len(s.known) > standingMost*3/4 {
 			delete(s.known, id)
@@ -99,36 +101,42 @@ func (s *standings) sweep(now time.Time) {
 	}
 }
 
-// standing tells what a tenant says of a caller. fresh is false when the tenant
-// could not be asked and the answer is an older one, or nil. An answer that took so
-// long that it is old when it comes is asked for once more, since the first question
-// is often the one that wakes the tenant.
-func (g *Gateway) standing(ctx context.Context, id callerID) (a *nodev1.Access, fresh bool, err error) {
+// since is how long ago something was, by the clock that tells more: Go's own stands
+// still while the machine is suspended, and the other may be set back.
+func since(then, now time.Time) time.Duration {
+	return max(now.Sub(then), now.Round(0).Sub(then.Round(0)))
+}
+
+// standing tells what a tenant says of a caller, and when it was asked. fresh is false
+// when the tenant could not be asked and the answer is an older one, or nil. An answer
+// that took so long that it is old when it comes is asked for once more, since the first
+// question is often the one that wakes the tenant.
+func (g *Gateway) standing(ctx context.Context, id callerID) (a *nodev1.Access, asked time.Time, fresh bool, err error) {
 	e := g.standings.of(id, g.now())
 	for range 2 {
-		if a, fresh, err = g.standingOf(ctx, id, e); fresh || err != nil {
+		if a, asked, fresh, err = g.standingOf(ctx, id, e); fresh || err != nil {
 			break
 		}
 	}
-	return a, fresh, err
+	return a, asked, fresh, err
 }
 
-func (g *Gateway) standingOf(ctx context.Context, id callerID, e *standing) (a *nodev1.Access, fresh bool, err error) {
+func (g *Gateway) standingOf(ctx context.Context, id callerID, e *standing) (a *nodev1.Access, asked time.Time, fresh bool, err error) {
 	now := g.now()
 	e.mu.Lock()
-	age := now.Sub(e.sent)
+	age := since(e.sent, now)
 	switch {
 	case e.access != nil && age < standingLife:
 		if age > standingAhead && e.asking == nil {
 			g.askStanding(id, e)
 		}
-		a = e.access
+		a, asked = e.access, e.sent
 		e.mu.Unlock()
-		return a, true, nil
-	case now.Sub(e.failed) < standingRest:
+		return a, asked, true, nil
+	case since(e.failed, now) < standingRest:
 		a, err = e.access, e.err
 		e.mu.Unlock()
-		return a, false, err
+		return a, asked, false, err
 	}
 	if e.asking == nil {
 		g.askStanding(id, e)
@@ -138,11 +146,11 @@ func (g *Gateway) standingOf(ctx context.Context, id callerID, e *standing) (a *
 	select {
 	case <-asking:
 	case <-ctx.Done():
-		return nil, false, ctx.Err()
+		return nil, asked, false, ctx.Err()
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.access, e.err == nil && g.now().Sub(e.sent) < standingLife, e.err
+	return e.access, e.sent, e.err == nil && since(e.sent, g.now()) < standingLife, e.err
 }
 
 // askStanding asks beside the call, with e locked.
@@ -187,21 +195,20 @@ func unreachable() error {
 	return kb.Errorf(kb.CodeUnavailable, kb.ReasonUnavailable, "It cannot be told now who may call; try again.").After(time.Second)
 }
 
-// admitToken completes what a verified token says by what its tenant says. When
-// the tenant cannot be asked, the token's own roles still read: an outage of the
-// store must not take away what can be served without it. Writes could not be
-// acknowledged then anyway. What was last known of the tenant's state stays.
+// admitToken completes what a verified token says by what its tenant says. A tenant
+// that cannot be asked lets nobody in, for it may have been suspended, or the role taken:
+// but for a search that may be stale, by the token's own roles. The knowledge base
+// answers that when the store is away, in which time nothing can be taken either.
 func (g *Gateway) admitToken(ctx context.Context, spec connect.Spec, p Principal) (Principal, error) {
-	a, fresh, err := g.standing(ctx, callerID{tenant: p.Tenant, subject: p.Subject})
+	a, asked, fresh, err := g.standing(ctx, callerID{tenant: p.Tenant, subject: p.Subject})
 	if err != nil && ctx.Err() != nil {
 		return p, ctx.Err()
 	}
-	if !fresh {
-		reads := spec.IdempotencyLevel == connect.IdempotencyNoSideEffects || spec.StreamType == connect.StreamTypeServer
-		if !reads {
+	if p.unproven = !fresh; p.unproven {
+		g.log.DebugContext(ctx, "the tenant cannot be asked who may call", slog.String("tenant", p.Tenant), slog.Any("error", err))
+		if spec.Procedure != granaryv1connect.SearchServiceSearchProcedure {
 			return p, unreachable()
 		}
-		g.log.DebugContext(ctx, "the tenant cannot be asked who may call", slog.String("tenant", p.Tenant), slog.Any("error", err))
 	}
 	p.Grants = tokenGrants(p)
 	if a == nil {
@@ -210,16 +217,16 @@ func (g *Gateway) admitToken(ctx context.Context, spec connect.Spec, p Principal
 	if err := g.admitTenant(a); err != nil {
 		return p, err
 	}
-	p.meet(a)
+	p.meet(a, asked)
 	if fresh {
 		p.Grants = append(p.Grants, boundGrants(p, a)...)
 	}
 	return p, nil
 }
 
-// meet notes what a tenant tells of itself.
-func (p *Principal) meet(a *nodev1.Access) {
-	p.known = true
+// meet notes what a tenant tells of itself, and when it was asked.
+func (p *Principal) meet(a *nodev1.Access, asked time.Time) {
+	p.asked = asked
 	if s := a.GetSince(); s != nil {
 		p.since = s.AsTime()
 	}

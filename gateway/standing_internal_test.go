@@ -11,6 +11,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/proto"
@@ -18,6 +19,7 @@ import (
 	"granary.dev/granary/gateway/apikey"
 	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	v1 "granary.dev/granary/proto/gen/granary/v1"
+	"granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
 
 // oracle answers for the grains of tenants, in the time it is given.
@@ -106,27 +108,31 @@ func TestARevokedKeyIsRefusedWithinASecondAndAHotOneNeverWaits_B1(t *testing.T) 
 	})
 }
 
-func TestATenantThatCannotBeAskedLetsNoKeyIn_B1(t *testing.T) {
+func TestATenantThatCannotBeAskedLetsNobodyIn_B1(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, o, k, known := watched(t)
 		token := Principal{Tenant: "acme", Subject: "ada", Roles: []string{RoleEditor}}
-		reads, writes := connect.Spec{IdempotencyLevel: connect.IdempotencyNoSideEffects}, connect.Spec{}
+		read, search := connect.Spec{IdempotencyLevel: connect.IdempotencyNoSideEffects}, connect.Spec{Procedure: granaryv1connect.SearchServiceSearchProcedure}
 		if _, err := g.admitKey(t.Context(), k); err != nil {
 			t.Fatal(err)
 		}
-		if p, err := g.admitToken(t.Context(), writes, token); err != nil || len(p.Grants) != 2 {
+		if p, err := g.admitToken(t.Context(), read, token); err != nil || len(p.Grants) != 2 || p.unproven {
 			t.Fatalf("%+v %v", p, err)
+		}
+		out := func(what string) {
+			t.Helper()
+			if _, err := g.admitKey(t.Context(), k); !isUnavailable(err) {
+				t.Errorf("%s, a key: %v", what, err)
+			}
+			if _, err := g.admitToken(t.Context(), read, token); !isUnavailable(err) {
+				t.Errorf("%s, a token: %v", what, err)
+			}
 		}
 		o.set(func(o *oracle) { o.err = errors.New("away") })
 		time.Sleep(standingLife)
-		if _, err := g.admitKey(t.Context(), k); !isUnavailable(err) {
-			t.Errorf("a key: %v", err)
-		}
-		if _, err := g.admitToken(t.Context(), writes, token); !isUnavailable(err) {
-			t.Errorf("a token that writes: %v", err)
-		}
-		if p, err := g.admitToken(t.Context(), reads, token); err != nil || len(p.Grants) != 1 || p.Grants[0].Role != kb.RoleEditor {
-			t.Errorf("a token that reads has its own roles only: %+v %v", p, err)
+		out("away")
+		if p, err := g.admitToken(t.Context(), search, token); err != nil || !p.unproven || len(p.Grants) != 1 || p.Grants[0].Role != kb.RoleEditor {
+			t.Errorf("a token that searches has its own roles only: %+v %v", p, err)
 		}
 		asked := o.asked.Load()
 		for range 1000 {
@@ -139,15 +145,43 @@ func TestATenantThatCannotBeAskedLetsNoKeyIn_B1(t *testing.T) {
 			o.err, o.access = nil, &nodev1.Access{State: v1.TenantState_TENANT_STATE_SUSPENDED, Key: known.Key}
 		})
 		time.Sleep(standingRest)
-		if _, err := g.admitToken(t.Context(), reads, token); !kb.Is(err, kb.ReasonTenantSuspended) {
+		if _, err := g.admitToken(t.Context(), read, token); !kb.Is(err, kb.ReasonTenantSuspended) {
 			t.Errorf("suspended: %v", err)
 		}
 		o.set(func(o *oracle) { o.err = errors.New("away") })
 		time.Sleep(time.Minute)
-		if _, err := g.admitToken(t.Context(), reads, token); !kb.Is(err, kb.ReasonTenantSuspended) {
-			t.Errorf("suspended, and away: %v", err)
+		out("suspended, and away")
+		if _, err := g.admitToken(t.Context(), search, token); !kb.Is(err, kb.ReasonTenantSuspended) {
+			t.Errorf("suspended, away, and a search: %v", err)
 		}
 	})
+}
+
+// What is known of a caller is no younger for a sleep of the machine, in which Go's
+// clock stands still, nor for a clock that is set back.
+func TestAMachineThatSleptAsksAnew_B1(t *testing.T) {
+	for name, shift := range map[string]time.Duration{"it slept": time.Second, "its clock was set back": -time.Hour} {
+		g, o, k, _ := watched(t)
+		if _, err := g.admitKey(t.Context(), k); err != nil {
+			t.Fatal(err)
+		}
+		o.set(func(o *oracle) { o.access = &nodev1.Access{} })
+		g.now = func() time.Time { return wallShifted(time.Now(), shift) }
+		if shift < 0 {
+			time.Sleep(standingLife) // Go's clock tells
+		}
+		if _, err := g.admitKey(t.Context(), k); !errors.Is(err, errKey) {
+			t.Errorf("%s: a key revoked meanwhile: %v", name, err)
+		}
+	}
+}
+
+// wallShifted moves a time's wall clock and leaves its monotonic one, as a sleep of the
+// machine does; package time has no way to make one.
+func wallShifted(t time.Time, d time.Duration) time.Time {
+	const seconds = 30 // the bit they begin at when there is a monotonic reading
+	*(*uint64)(unsafe.Pointer(&t)) += uint64(int64(d/time.Second)) << seconds
+	return t
 }
 
 func TestAnAnswerThatIsOldWhenItComesIsAskedForAgain_B1(t *testing.T) {
@@ -188,7 +222,7 @@ func TestKeysThatNobodyMadeWakeNobody_B1(t *testing.T) {
 			t.Error(err)
 		}
 		for n := range standingMost + 100 {
-			_, _, _ = g.standing(t.Context(), callerID{tenant: "acme", subject: fmt.Sprint(n)})
+			_, _, _, _ = g.standing(t.Context(), callerID{tenant: "acme", subject: fmt.Sprint(n)})
 		}
 		if n := len(g.standings.known); n > standingMost {
 			t.Errorf("%d callers are remembered", n)

@@ -63,6 +63,9 @@ func (s searches) Search(ctx context.Context, req *v1.SearchRequest) (*v1.Search
 		return nil, err
 	}
 	req.KnowledgeBase = full
+	if callOf(ctx).principal.unproven && !req.GetAllowStale() {
+		return nil, unreachable()
+	}
 	reply, err := s.askKnowledgeBase(ctx, id, &nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_Search{Search: req}}, "")
 	if err != nil {
 		return nil, err

@@ -1,7 +1,6 @@
 package protocol
 
 import (
-	"errors"
 	"slices"
 	"time"
 )
@@ -200,9 +199,7 @@ func (n *Node) relocate(now time.Duration, out *outputs) {
 		return
 	}
 	n.wishes = n.wishes[1:]
-	if !errors.Is(err, ErrUnchanged) {
-		out.add(RelocateRefused{Relocate: w, Why: err})
-	}
+	out.add(RelocateRefused{Relocate: w, Why: err}) // unchanged, too: nothing else tells who waits
 }
 
 // myTurn spreads work that every member sees at the same time: the first member

@@ -86,7 +86,8 @@ type (
 	Ended struct{ Why error }
 	// JoinRefused tells why the node may not join now; it tries again.
 	JoinRefused struct{ Why error }
-	// RelocateRefused tells that the node asked for cannot take the tenant.
+	// RelocateRefused tells that the node asked for cannot take the tenant, or that
+	// the view says so already: [ErrUnchanged].
 	RelocateRefused struct {
 		Relocate
 		Why error

@@ -51,7 +51,10 @@ type Header struct {
 	// Address of the client, for the audit; "" when the cluster itself asks.
 	Remote string `protobuf:"bytes,10,opt,name=remote,proto3" json:"remote,omitempty"`
 	// The cluster itself asks, and may do everything. Never set from what a client sent.
-	Internal      bool `protobuf:"varint,11,opt,name=internal,proto3" json:"internal,omitempty"`
+	Internal bool `protobuf:"varint,11,opt,name=internal,proto3" json:"internal,omitempty"`
+	// The tenant could not be asked who calls: only a search that may be stale, and is
+	// since the store is away, goes through.
+	Unproven      bool `protobuf:"varint,12,opt,name=unproven,proto3" json:"unproven,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -159,6 +162,13 @@ func (x *Header) GetRemote() string {
 func (x *Header) GetInternal() bool {
 	if x != nil {
 		return x.Internal
+	}
+	return false
+}
+
+func (x *Header) GetUnproven() bool {
+	if x != nil {
+		return x.Unproven
 	}
 	return false
 }
@@ -4268,7 +4278,7 @@ var File_granary_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x1agranary/node/v1/node.proto\x12\x0fgranary.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/access.proto\x1a\x17granary/v1/config.proto\x1a\x19granary/v1/document.proto\x1a\x16granary/v1/event.proto\x1a\x1fgranary/v1/knowledge_base.proto\x1a\x17granary/v1/search.proto\x1a\x17granary/v1/tenant.proto\x1a\x1dgranary/v1/tenant_admin.proto\"\xf6\x02\n" +
+	"\x1agranary/node/v1/node.proto\x12\x0fgranary.node.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17granary/v1/access.proto\x1a\x17granary/v1/config.proto\x1a\x19granary/v1/document.proto\x1a\x16granary/v1/event.proto\x1a\x1fgranary/v1/knowledge_base.proto\x1a\x17granary/v1/search.proto\x1a\x17granary/v1/tenant.proto\x1a\x1dgranary/v1/tenant_admin.proto\"\x92\x03\n" +
 	"\x06Header\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x1c\n" +
 	"\tprincipal\x18\x02 \x01(\tR\tprincipal\x12\x14\n" +
@@ -4282,7 +4292,8 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\rrequired_role\x18\t \x01(\tR\frequiredRole\x12\x16\n" +
 	"\x06remote\x18\n" +
 	" \x01(\tR\x06remote\x12\x1a\n" +
-	"\binternal\x18\v \x01(\bR\binternal\"`\n" +
+	"\binternal\x18\v \x01(\bR\binternal\x12\x1a\n" +
+	"\bunproven\x18\f \x01(\bR\bunproven\"`\n" +
 	"\x05Grant\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x1c\n" +
 	"\tworkspace\x18\x02 \x01(\tR\tworkspace\x12%\n" +
