@@ -36,8 +36,9 @@ const maxInput = 64 << 10
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Args[1:], os.Stdin, os.Stdout); err != nil {
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "granary-kms:", err)
 		os.Exit(1)
 	}
@@ -90,7 +91,7 @@ func keyOf(ctx context.Context, uri string) (tink.AEAD, error) {
 	case strings.HasPrefix(uri, "aws-kms://"):
 		c, err = awskms.NewClientWithOptions(ctx, uri)
 	case strings.HasPrefix(uri, "gcp-kms://"):
-		c, err = gcpkms.NewClientWithOptions(ctx, uri)
+		c, err = gcpkms.NewClient(ctx, uri, gcpkms.WithTransport(gcpkms.TransportREST))
 	case strings.HasPrefix(uri, "hcvault://"):
 		c, err = vaultOf(uri)
 	default:

@@ -15,7 +15,8 @@
 // system, the package postgresql is installed (and says so on standard error)
 // without the cluster Debian would start. Where that is not possible the test
 // is skipped, or fails if GRANARY_TEST_REQUIRE_POSTGRES is set: a build that
-// relies on these tests sets it.
+// relies on these tests sets it. GRANARY_TEST_POSTGRES_BIN names a folder of binaries
+// to use instead, of another major version say.
 //
 // PostgreSQL refuses to run as root: tests of root run it as the user
 // postgres, or else nobody. On Linux the server dies with the process that

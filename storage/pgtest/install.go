@@ -23,9 +23,16 @@ var ErrNoServer = errors.New("pgtest: no PostgreSQL server found")
 // installTimeout bounds an installation, which waits for other uses of apt.
 const installTimeout = 10 * time.Minute
 
+// EnvBinaries names a folder with postgres and initdb to use instead of the newest
+// installed: to run the tests on another major version.
+const EnvBinaries = "GRANARY_TEST_POSTGRES_BIN"
+
 // findBinaries gives the folder of the newest server installed, after
 // installing one if need be.
 func findBinaries(ctx context.Context) (string, error) {
+	if dir := os.Getenv(EnvBinaries); dir != "" {
+		return dir, nil
+	}
 	m := machine{
 		glob: "/usr/lib/postgresql/*/bin", clusterConf: "/etc/postgresql-common/createcluster.conf",
 		root: os.Geteuid() == 0, say: os.Stderr, run: runCommand,

@@ -91,16 +91,23 @@ func ensureRoles(ctx context.Context, db *sql.DB) (as roles, err error) {
 	}
 }
 
-// missingRoles gives the statements that are still needed. From PostgreSQL 16 on to
-// be a member of a role is not yet to be allowed to become it.
+// missingRoles gives the statements that are still needed. From PostgreSQL 16 on to be a
+// member of a role is not yet to be allowed to become it: who makes a role may give it,
+// to themselves too, and has to.
 func missingRoles(ctx context.Context, db *sql.DB, as roles, login string) (statements []string, err error) {
+	var apart bool
+	if err := db.QueryRowContext(ctx, `SELECT current_setting('server_version_num')::int >= 160000`).Scan(&apart); err != nil {
+		return nil, err
+	}
+	become, with := "MEMBER", ""
+	if apart {
+		become, with = "SET", " WITH SET TRUE"
+	}
 	for _, role := range []string{as.tenant, as.system} {
 		var exists, may bool
 		err := db.QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = $1)`, role).Scan(&exists)
 		if err == nil && exists {
-			err = db.QueryRowContext(ctx, `
-				SELECT pg_has_role($1::name, CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'SET' ELSE 'MEMBER' END)`,
-				role).Scan(&may)
+			err = db.QueryRowContext(ctx, `SELECT pg_has_role($1::name, $2)`, role, become).Scan(&may)
 		}
 		if err != nil {
 			return nil, err
@@ -110,19 +117,20 @@ func missingRoles(ctx context.Context, db *sql.DB, as roles, login string) (stat
 			statements = append(statements, "CREATE ROLE "+name+" NOLOGIN")
 		}
 		if !may {
-			statements = append(statements, "GRANT "+name+" TO "+pgx.Identifier{login}.Sanitize())
+			statements = append(statements, "GRANT "+name+" TO "+pgx.Identifier{login}.Sanitize()+with)
 		}
 	}
 	return statements, nil
 }
 
-// lacking counts tables that are not, or not wholly, given to the roles.
+// lacking counts tables that are not, or not wholly, given to the roles. A system
+// policy that says "true" is of before the login was kept out.
 const lacking = `
 	WITH t AS (SELECT c.*, EXISTS (SELECT 1 FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = 'tenant' AND NOT a.attisdropped) AS of_tenants
 		FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p'))
 	SELECT count(*) FROM t WHERE NOT has_table_privilege($2, t.oid, 'DELETE') OR of_tenants AND NOT (
 		t.relrowsecurity AND t.relforcerowsecurity AND has_table_privilege($1, t.oid, 'DELETE')
-		AND 2 = (SELECT count(*) FROM pg_policy p JOIN pg_roles r ON p.polroles = ARRAY[r.oid] WHERE p.polrelid = t.oid
+		AND 2 = (SELECT count(*) FROM pg_policy p JOIN pg_roles r ON p.polroles = ARRAY[r.oid] WHERE p.polrelid = t.oid AND pg_get_expr(p.polqual, p.polrelid) <> 'true'
 			AND (p.polname, r.rolname) IN (('granary_tenant', $1), ('granary_system', $2))))`
 
 // isolate puts the tables that are new behind row-level security.
@@ -131,7 +139,7 @@ func (m *migrator) isolate(ctx context.Context, as roles) error {
 	if err := m.db.QueryRowContext(ctx, lacking, as.tenant, as.system).Scan(&n); err != nil || n == 0 {
 		return err
 	}
-	if _, err := m.db.ExecContext(ctx, `SELECT granary_isolate_v1($1, $2)`, as.tenant, as.system); err != nil {
+	if _, err := m.db.ExecContext(ctx, `SELECT granary_isolate_v2($1, $2)`, as.tenant, as.system); err != nil {
 		return err
 	}
 	m.log.Info("tables put behind row-level security", "tables", n, "role", as.tenant)
@@ -139,13 +147,20 @@ func (m *migrator) isolate(ctx context.Context, as roles) error {
 }
 
 // checkIsolation refuses to serve when the role of tenants sees more than a tenant's:
-// somebody may have made it a superuser.
+// somebody may have made it a superuser. Of a login that does it tells only: nodes do
+// not work as it.
 func (s *Store) checkIsolation(ctx context.Context) error {
-	var holds bool
-	var role string
+	var holds, free bool
+	var role, login string
 	err := s.commits.of("").read(ctx, func(ctx context.Context, q querier) error {
-		return q.QueryRow(ctx, `SELECT row_security_active('owner'), current_user`).Scan(&holds, &role)
+		return q.QueryRow(ctx, `
+			SELECT row_security_active('owner'), current_user, session_user,
+				(SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = session_user)`).Scan(&holds, &role, &login, &free)
 	})
+	if err == nil && free {
+		s.log.Warn("the database's login is a superuser or bypasses row-level security: who has its password sees all tenants' rows; "+
+			"a login that owns nothing but the database is enough", "login", login)
+	}
 	if err == nil && !holds {
 		err = &RolesError{Login: role, cause: errors.New("the role is a superuser or bypasses it")}
 	}

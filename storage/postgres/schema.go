@@ -15,6 +15,7 @@ import (
 	"github.com/pressly/goose/v3/lock"
 
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/storage/internal/schema"
 )
 
 //go:embed migrations/*.sql
@@ -35,9 +36,11 @@ const (
 	migrationTries       = 120
 )
 
-// migrate brings the schema forward to the version this binary knows. Nodes
-// that start at once take turns. A database that is already further is left as
-// it is: nodes of two versions run beside each other in a rolling upgrade.
+// migrate brings the schema forward to the version this binary knows: it runs what the
+// schema lacks, whatever it has of later numbers. Nodes that start at once take turns. A
+// database that is already further is left as it is: nodes of two versions run beside
+// each other in a rolling upgrade. One that ran another migration of the same number is
+// refused.
 //
 // The roles come first, so that where they cannot be made nothing changes. Tables
 // are given to them last: until then one is out of everybody's reach.
@@ -47,6 +50,7 @@ func migrate(ctx context.Context, cfg Config, log *slog.Logger) (as roles, err e
 		return as, err
 	}
 	limits(pc, migrationLockTimeout, 0)
+	pc.ConnConfig.RuntimeParams["row_security"] = "off"                      // who would not see all rows fails
 	pc.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "0" // between two statements of a migration
 	db := stdlib.OpenDB(*pc.ConnConfig)
 	defer func() { _ = db.Close() }() // nothing is left to lose
@@ -71,53 +75,131 @@ type migrator struct {
 }
 
 func (m *migrator) run(ctx context.Context) error {
-	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrationLock), lock.WithLockTimeout(1, 600))
-	if err != nil {
-		return fmt.Errorf("postgres: prepare migrations: %w", err)
-	}
 	p, err := goose.NewProvider(goose.DialectPostgres, m.db, m.files,
-		goose.WithTableName(schemaTable), goose.WithSessionLocker(locker),
+		goose.WithTableName(schemaTable), goose.WithAllowOutofOrder(true),
 		goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()))
 	if err != nil {
 		return fmt.Errorf("postgres: prepare migrations: %w", err)
 	}
-	sources := p.ListSources()
-	target := sources[len(sources)-1].Version
-	current, floor, err := m.versions(ctx)
-	switch {
-	case err != nil:
-		return err
-	case floor > target:
-		return fmt.Errorf("%w: the schema needs version %d, this binary knows %d", ErrNewerSchema, floor, target)
-	case current >= target:
-		return nil
-	}
-	return m.up(ctx, p, current, target)
-}
-
-// versions reads the schema's version and the floor; 0 when there is none yet.
-func (m *migrator) versions(ctx context.Context) (current, floor int64, err error) {
-	var there bool
-	err = m.db.QueryRowContext(ctx, `
-		SELECT to_regclass('`+schemaTable+`') IS NOT NULL AND to_regclass('schema_floor') IS NOT NULL`).Scan(&there)
-	if err == nil && there {
-		err = m.db.QueryRowContext(ctx, `
-			SELECT coalesce(max(version_id), 0), coalesce((SELECT version FROM schema_floor), 0)
-			FROM `+schemaTable+` WHERE is_applied`).Scan(&current, &floor)
-	}
+	known, err := schema.Read(m.files, p)
 	if err != nil {
-		return 0, 0, fmt.Errorf("postgres: read schema version: %w", readError(ctx, err))
+		return fmt.Errorf("postgres: prepare migrations: %w", err)
 	}
-	return current, floor, nil
+	if whole, err := m.compare(ctx, known); err != nil || whole {
+		return err
+	}
+	return m.alone(ctx, func() error {
+		if err := m.up(ctx, p, known); err != nil {
+			return err
+		}
+		whole, err := m.compare(ctx, known)
+		if err == nil && !whole {
+			err = errors.New("postgres: the schema lacks migrations that were just run")
+		}
+		return err
+	})
 }
 
-// up applies what is missing. Each migration is a transaction of its own, so
-// that trying again goes on where it stopped.
-func (m *migrator) up(ctx context.Context, p *goose.Provider, current, target int64) error {
-	return m.patiently(ctx, fmt.Sprintf("migrate schema from version %d to %d", current, target), func() error {
+// compare tells whether a schema has all that this binary knows, noted as it is here.
+// Errors: ErrNewerSchema, [schema.ErrChanged].
+func (m *migrator) compare(ctx context.Context, known schema.Migrations) (whole bool, err error) {
+	state, err := m.state(ctx)
+	if err != nil {
+		return false, fmt.Errorf("postgres: read schema version: %w", readError(ctx, err))
+	}
+	if target := known.Target(); state.floor > target {
+		return false, fmt.Errorf("%w: the schema needs version %d, this binary knows %d", ErrNewerSchema, state.floor, target)
+	}
+	if err := known.Check(state.noted); err != nil {
+		return false, fmt.Errorf("postgres: %w", err)
+	}
+	lacking := known.Lacking(func(version int64) bool {
+		_, noted := state.noted[version]
+		return noted && state.ran[version]
+	})
+	return len(lacking) == 0, nil
+}
+
+// schemaState is what a database says of its schema.
+type schemaState struct {
+	floor int64
+	ran   map[int64]bool
+	noted map[int64]schema.Migration
+}
+
+func (m *migrator) state(ctx context.Context) (s schemaState, err error) {
+	s.ran, s.noted = make(map[int64]bool), make(map[int64]schema.Migration)
+	var versions, sums bool
+	err = m.db.QueryRowContext(ctx, `
+		SELECT to_regclass('`+schemaTable+`') IS NOT NULL AND to_regclass('schema_floor') IS NOT NULL, to_regclass('schema_sums') IS NOT NULL`).
+		Scan(&versions, &sums)
+	if err == nil && versions {
+		err = m.db.QueryRowContext(ctx, `SELECT coalesce((SELECT version FROM schema_floor), 0)`).Scan(&s.floor)
+	}
+	if err == nil && versions {
+		err = m.each(ctx, `SELECT version_id FROM `+schemaTable+` WHERE is_applied`, func(scan func(...any) error) error {
+			var version int64
+			err := scan(&version)
+			s.ran[version] = true
+			return err
+		})
+	}
+	if err == nil && sums {
+		err = m.each(ctx, `SELECT version, name, sum FROM schema_sums`, func(scan func(...any) error) error {
+			var x schema.Migration
+			err := scan(&x.Version, &x.Name, &x.Sum)
+			s.noted[x.Version] = x
+			return err
+		})
+	}
+	return s, err
+}
+
+func (m *migrator) each(ctx context.Context, query string, row func(scan func(...any) error) error) error {
+	rows, err := m.db.QueryContext(ctx, query)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }() // rows.Err below tells what matters
+	for rows.Next() {
+		if err := row(rows.Scan); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+// alone runs do while no other node migrates.
+func (m *migrator) alone(ctx context.Context, do func() error) error {
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockID(migrationLock), lock.WithLockTimeout(1, 600))
+	if err != nil {
+		return fmt.Errorf("postgres: prepare migrations: %w", err)
+	}
+	conn, err := m.db.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("postgres: wait for other nodes' migrations: %w", readError(ctx, err))
+	}
+	defer func() { _ = conn.Close() }() // the lock goes with it
+	if err := locker.SessionLock(ctx, conn); err != nil {
+		return fmt.Errorf("postgres: wait for other nodes' migrations: %w", readError(ctx, err))
+	}
+	err = do()
+	return errors.Join(err, locker.SessionUnlock(context.WithoutCancel(ctx), conn))
+}
+
+// up runs what is lacking, in order, and notes it. Each migration is a transaction of
+// its own, so that trying again goes on where it stopped.
+func (m *migrator) up(ctx context.Context, p *goose.Provider, known schema.Migrations) error {
+	return m.patiently(ctx, fmt.Sprintf("migrate schema to version %d", known.Target()), func() error {
 		applied, err := p.Up(ctx)
 		for _, r := range applied {
 			m.log.Info("schema migrated", "version", r.Source.Version, "took", r.Duration)
+		}
+		for _, x := range known {
+			if err == nil {
+				_, err = m.db.ExecContext(ctx, `INSERT INTO schema_sums (version, name, sum) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`,
+					x.Version, x.Name, x.Sum)
+			}
 		}
 		return err
 	})

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
@@ -15,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/storage/internal/schema"
 )
 
 // migrateTo brings a database to what a later version of granary would.
@@ -75,12 +77,13 @@ func TestH3_RollingUpgradeDoesNotStopTheNodesOfTheVersionBefore(t *testing.T) {
 	_, err = slow.Exec(t.Context(), "BEGIN; SELECT count(*) FROM owner")
 	check(t, err)
 
-	migrated := make(chan error, 1)
-	go func() {
-		migrated <- migrateTo(t.Context(), t, url, map[string]string{"00098_next.sql": `
+	const next = `
 			ALTER TABLE owner ADD COLUMN shard integer NOT NULL DEFAULT 0;
 			ALTER TABLE events ADD COLUMN trace text NOT NULL DEFAULT '';
-			CREATE TABLE of_the_next (node text PRIMARY KEY);`})
+			CREATE TABLE of_the_next (node text PRIMARY KEY);`
+	migrated := make(chan error, 1)
+	go func() {
+		migrated <- migrateTo(t.Context(), t, url, map[string]string{"00098_next.sql": next})
 	}()
 	head := int64(0)
 	for waiting := true; waiting; { // appends until the migration has waited for the slow one, and a while after
@@ -113,7 +116,7 @@ func TestH3_RollingUpgradeDoesNotStopTheNodesOfTheVersionBefore(t *testing.T) {
 
 	// Two versions on, the floor rises above this binary.
 	check(t, migrateTo(t.Context(), t, url, map[string]string{
-		"00098_next.sql": "SELECT 1;", "00099_floor.sql": "UPDATE schema_floor SET version = 98;",
+		"00098_next.sql": next, "00099_floor.sql": "UPDATE schema_floor SET version = 98;",
 	}))
 	if _, err := Open(t.Context(), Config{URL: Secret(url)}); !errors.Is(err, ErrNewerSchema) {
 		t.Fatalf("got %v, want ErrNewerSchema", err)
@@ -124,10 +127,59 @@ func TestI13_EveryTableBeginsItsKeyWithTheTenant(t *testing.T) {
 	s := openAt(t, shared.Database(t))
 	bad, err := collect(t.Context(), root(t, s.commits), `
 		SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE n.nspname = 'public' AND c.relkind = 'r' AND c.relname NOT IN ('schema_version', 'schema_floor', 'node_lease', 'cluster_view', 'cluster_secret')
+		WHERE n.nspname = 'public' AND c.relkind = 'r' AND c.relname NOT IN ('schema_version', 'schema_floor', 'schema_sums', 'node_lease', 'cluster_view', 'cluster_secret')
 		  AND NOT EXISTS (SELECT 1 FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
 		                  WHERE i.indrelid = c.oid AND i.indisprimary AND a.attname = 'tenant')`, nil, pgx.RowTo[string])
 	if check(t, err); len(bad) > 0 {
 		t.Fatalf("tables %v", bad)
+	}
+}
+
+// A4: a migration with a lower number than the database has already is run, by one of
+// the nodes that start at once; one that was changed after it ran is refused; a
+// database from before sums are noted is taken as it is.
+func TestMigrationsAreASetNotANumber(t *testing.T) {
+	url := shared.Database(t)
+	db, err := pgx.Connect(t.Context(), url)
+	check(t, err)
+	defer db.Close(context.Background())
+	do := func(statement string) {
+		t.Helper()
+		_, err := db.Exec(t.Context(), statement)
+		check(t, err)
+	}
+	late := map[string]string{"00098_late.sql": "CREATE TABLE late (x integer);"}
+	check(t, migrateTo(t.Context(), t, url, late))
+	both := map[string]string{"00097_between.sql": "CREATE TABLE between_ (x integer);", "00098_late.sql": late["00098_late.sql"]}
+	errs := make([]error, 4)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() { errs[i] = migrateTo(t.Context(), t, url, both) })
+	}
+	wg.Wait()
+	check(t, errors.Join(errs...))
+	do(`INSERT INTO between_ VALUES (1)`)
+	check(t, migrateTo(t.Context(), t, url, late)) // a node of before, beside the others
+	check(t, migrateTo(t.Context(), t, url, nil))
+
+	changed := map[string]string{"00097_between.sql": "CREATE TABLE between_ (x integer, y integer);", "00098_late.sql": late["00098_late.sql"]}
+	err = migrateTo(t.Context(), t, url, changed)
+	if !errors.Is(err, schema.ErrChanged) || !strings.Contains(err.Error(), "00097_between.sql") {
+		t.Errorf("a migration that was changed: %v", err)
+	}
+	do(`DELETE FROM schema_sums WHERE version = 97`) // as if it had run before there were sums
+	check(t, migrateTo(t.Context(), t, url, changed))
+	if err := migrateTo(t.Context(), t, url, both); !errors.Is(err, schema.ErrChanged) {
+		t.Errorf("after it was noted: %v", err)
+	}
+	// As a database of the scheme before: versions without sums, and without the table of them.
+	do(`DROP TABLE schema_sums; DELETE FROM schema_version WHERE version_id IN (11, 97); DROP FUNCTION granary_isolate_v2; DROP TABLE between_`)
+	check(t, migrateTo(t.Context(), t, url, both))
+	var n int
+	check(t, db.QueryRow(t.Context(), `SELECT count(*) FROM schema_sums s JOIN schema_version v ON v.version_id = s.version`).Scan(&n))
+	var all int
+	check(t, db.QueryRow(t.Context(), `SELECT count(*) FROM schema_version WHERE version_id > 0`).Scan(&all))
+	if n != all {
+		t.Errorf("%d of %d migrations are noted", n, all)
 	}
 }

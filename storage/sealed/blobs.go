@@ -176,7 +176,7 @@ func (s *Store) blobInfo(ctx context.Context, tenant, id string, note []byte) (j
 		return journal.BlobInfo{}, err
 	}
 	if len(plain) != noteLen {
-		return journal.BlobInfo{}, corrupt("note of blob %s has %d bytes", id, len(plain))
+		return journal.BlobInfo{}, s.unreadable(tenant, "note of a blob", errForm)
 	}
 	return journal.BlobInfo{ID: id, SHA256: hex.EncodeToString(plain[:sha256.Size]),
 		Size: int64(binary.LittleEndian.Uint64(plain[sha256.Size:]))}, nil

@@ -101,7 +101,7 @@ func (s *Store) openChunk(ctx context.Context, sc journal.Scope, attempt string,
 	}
 	b, err := s.unseal(ctx, sc.Tenant, []byte(c.Text), chunkPlace(sc, attempt, c.Ordinal))
 	if err == nil && !decodeChunk(c, b) {
-		err = fmt.Errorf("%w: unknown form", journal.ErrCorrupt)
+		err = s.unreadable(sc.Tenant, "chunk", errForm)
 	}
 	if err != nil {
 		return fmt.Errorf("chunk %d of attempt %s: %w", c.Ordinal, attempt, err)
@@ -225,7 +225,9 @@ func (s *Store) openVectors(ctx context.Context, sc journal.Scope, model string,
 	}
 	plain, err := s.unseal(ctx, sc.Tenant, v.Sealed, vectorPlace(sc, model, v.Hash, v.Space))
 	if err == nil {
-		v.Data, err = s.codec.UnpackVectors(plain)
+		if v.Data, err = s.codec.UnpackVectors(plain); err != nil {
+			err = s.unreadable(sc.Tenant, "vectors", fmt.Errorf("%w: %w", errForm, err))
+		}
 	}
 	v.Sealed = nil
 	return err

@@ -154,6 +154,5 @@ func isNoKeys(err error) bool { return errors.Is(err, errNoKeys) || errors.Is(er
 
 var _ io.Reader = (*frameReader)(nil)
 
-func corrupt(format string, args ...any) error {
-	return fmt.Errorf("%w: %w", journal.ErrCorrupt, fmt.Errorf(format, args...))
-}
+// errForm says that a value opens and holds what nobody wrote.
+var errForm = fmt.Errorf("%w: unknown form", journal.ErrCorrupt)

@@ -138,7 +138,7 @@ func (s *Store) findKey(ctx context.Context, f journal.Fence, stored, asked jour
 	}
 	hash, response, ok := cutText(plain)
 	if !ok {
-		return journal.Idempotency{}, false, fmt.Errorf("%w: recorded response of %s", journal.ErrCorrupt, f.Identity)
+		return journal.Idempotency{}, false, s.unreadable(f.Identity.Tenant, "response", errForm)
 	}
 	rec.RequestHash, rec.Response = string(hash), response
 	return rec, true, nil

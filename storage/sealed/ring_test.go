@@ -166,6 +166,9 @@ func TestF4_FailuresAreCountedAndToldOnceAMinute(t *testing.T) {
 				if err := f.unreadable("acme", "event", errTampered); !errors.Is(err, journal.ErrCorrupt) {
 					t.Fatal(err)
 				}
+				if err := f.failed(failSeal, "acme", "event", errDestroyed); !errors.Is(err, journal.ErrUnavailable) {
+					t.Fatal(err)
+				}
 				if err := f.failed(failKeys, "acme", "keys", errors.New("away")); !errors.Is(err, journal.ErrUnavailable) {
 					t.Fatal(err)
 				}
@@ -175,10 +178,10 @@ func TestF4_FailuresAreCountedAndToldOnceAMinute(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 		}
-		if n := strings.Count(out.String(), "encryption failed"); n != 6 {
+		if n := strings.Count(out.String(), "encryption failed"); n != 9 {
 			t.Errorf("told %d times:\n%s", n, out.String())
 		}
-		if st := f.Stats(); st != (Stats{Tampered: 300, Keys: 300}) || st.Failures() != 600 {
+		if st := f.Stats(); st != (Stats{Tampered: 300, Keys: 300, Destroyed: 300}) || st.Failures() != 600 {
 			t.Errorf("counted %+v", st)
 		}
 	})

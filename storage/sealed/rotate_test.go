@@ -402,3 +402,53 @@ func TestI2_KeyServiceWrapsTheMasterKey(t *testing.T) {
 		t.Fatalf("listed %+v, %v", list, err)
 	}
 }
+
+// brokenKeys is a store whose keys cannot be changed, and a key service that does not wrap.
+type brokenKeys struct{ sealed.Inner }
+
+// PutKeys implements journal.KeyStore.
+func (brokenKeys) PutKeys(context.Context, journal.KeyRecord) error { return journal.ErrUnavailable }
+
+// DestroyKeys implements journal.KeyStore.
+func (brokenKeys) DestroyKeys(context.Context, string) error { return journal.ErrUnavailable }
+
+// F4: rotations and destructions that fail are counted, as are values that open and
+// hold what nobody wrote.
+func TestF4_FailuresOfRotationsAreCounted(t *testing.T) {
+	w := onFolder(t)
+	file := newKeysFile(t)
+	old, _ := file.load(t.Context())
+	s := w.over(t, w.inner(t), sealed.Config{Master: fixed(t, old), Lone: true})
+	plant(t, s, "acme", "k")
+	check(t, s.Close())
+	s = w.over(t, brokenKeys{w.inner(t)}, sealed.Config{Master: file.read(t), Lone: true})
+	fresh, err := sealed.NewMasterKey()
+	check(t, err)
+	fails := map[string]func() error{
+		"rotation":    func() error { _, err := s.Rotate(t.Context(), "acme"); return err },
+		"destruction": func() error { return s.Destroy(t.Context(), "acme") },
+		"rotation of the master key": func() error {
+			file.set(append(bytes.Clone(fresh), old...))
+			_, err := s.RotateMaster(t.Context(), 0)
+			return err
+		},
+		"a master key that is none": func() error {
+			file.set(sealed.Secret("nonsense"))
+			_, err := s.RotateMaster(t.Context(), 0)
+			return err
+		},
+		"a secret": func() error {
+			_, err := s.Secret(t.Context(), "new", &plainPlace{}, made("made"))
+			return err
+		},
+	}
+	for what, do := range fails {
+		before := s.Stats().Keys
+		if err := do(); !errors.Is(err, journal.ErrUnavailable) && !errors.Is(err, sealed.ErrMasterKey) {
+			t.Errorf("%s: %v", what, err)
+		}
+		if n := s.Stats().Keys - before; n != 1 {
+			t.Errorf("%s: %d failures were counted", what, n)
+		}
+	}
+}

@@ -82,10 +82,10 @@ func (s *Store) putSecret(ctx context.Context, name string, value []byte, made f
 		return s.failed(failKeys, rec.Tenant, "secret", err)
 	}
 	err = s.PutKeys(ctx, rec)
-	if errors.Is(err, journal.ErrKeysChanged) || errors.Is(err, journal.ErrInDoubt) {
+	if err == nil || errors.Is(err, journal.ErrKeysChanged) || errors.Is(err, journal.ErrInDoubt) {
 		return nil
 	}
-	return err
+	return s.failed(failKeys, rec.Tenant, "secret", err)
 }
 
 // ofNobody tells records that are no tenant's and not the store's own keys.

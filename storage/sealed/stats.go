@@ -30,9 +30,9 @@ var failureNames = [failKinds]string{"seal", "keys", "unknown key", "tampered", 
 // Stats counts how encryption failed since Open.
 type Stats struct {
 	Seal      int64 // values that could not be encrypted; nothing was written
-	Keys      int64 // keys could not be read, unwrapped or written
+	Keys      int64 // keys could not be read, unwrapped, written, rotated or destroyed
 	Unknown   int64 // values sealed with a key that is not among the tenant's
-	Tampered  int64 // values that were changed or belong elsewhere
+	Tampered  int64 // values that were changed, belong elsewhere, or hold what nobody wrote
 	Unsealed  int64 // values that are not sealed where everything is
 	Destroyed int64 // values of tenants whose keys are destroyed
 }
@@ -64,6 +64,9 @@ const logEvery = time.Minute
 func (f *failures) failed(kind failure, tenant, what string, err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
+	}
+	if errors.Is(err, errDestroyed) {
+		kind = failGone
 	}
 	f.count(kind, tenant, what, err)
 	if errors.Is(err, journal.ErrUnavailable) || errors.Is(err, journal.ErrCorrupt) || errors.Is(err, journal.ErrInDoubt) {

@@ -270,7 +270,7 @@ func (s *Store) Destroy(ctx context.Context, tenant string) error {
 		return fmt.Errorf("sealed: %q is no tenant", tenant)
 	}
 	if err := s.DestroyKeys(ctx, tenant); err != nil {
-		return err
+		return s.failed(failKeys, tenant, "keys", err)
 	}
 	switch _, err := s.ring.read(ctx, tenant); {
 	case errors.Is(err, errNoKeys):
