@@ -29,7 +29,14 @@ func BenchmarkUnary_P2(b *testing.B) {
 func counting(b *testing.B) gateway.Meters {
 	h := tokens.New("n1", plenty{})
 	b.Cleanup(func() { h.Close(context.Background()) })
-	return h
+	return metersOf{h}
+}
+
+// metersOf is the holder as the gateway wants it, as in cmd/internal/node.
+type metersOf struct{ holder *tokens.Holder }
+
+func (m metersOf) Account(tenant string, k kb.Meter) gateway.Account {
+	return m.holder.Account(tenant, k)
 }
 
 type plenty struct{}

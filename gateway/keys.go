@@ -36,17 +36,18 @@ func (g *Gateway) readKey(text string) (apikey.Key, error) {
 // admitKey finds out who holds an API key. A tenant that cannot be asked lets nobody
 // in: a key may have been revoked.
 func (g *Gateway) admitKey(ctx context.Context, k apikey.Key) (Principal, error) {
-	a, asked, fresh, err := g.standing(ctx, callerID{tenant: k.Tenant, key: k.ID})
+	t, err := g.standing(ctx, callerID{tenant: k.Tenant, key: k.ID})
+	a := t.access
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return Principal{}, ctx.Err()
-	case !fresh:
+	case !t.fresh:
 		return Principal{}, unreachable()
 	case a.GetKey() == nil || !k.Matches(a.GetKey().GetMac(), g.cfg.KeyPepper):
 		return Principal{}, errKey
 	}
-	p := Principal{Tenant: k.Tenant, Subject: a.GetKey().GetSubject(), Grants: accessGrants(a), KeyID: k.ID}
-	p.meet(a, asked)
+	p := Principal{Tenant: k.Tenant, Subject: a.GetKey().GetSubject(), Grants: accessGrants(a), KeyID: k.ID, calls: t.calls}
+	p.meet(a, t.asked)
 	if end := a.GetKey().GetExpireTime(); end != nil {
 		p.Expires = end.AsTime()
 	}

@@ -50,9 +50,17 @@ type OperatorVerifier interface {
 
 // Meters counts what is limited in windows of time.
 type Meters interface {
+	// Account finds what counts for a tenant. It costs a look-up; the account is kept.
+	Account(tenant string, m kb.Meter) Account
+}
+
+// Account counts for one tenant.
+type Account interface {
 	// Take counts one. The error is a *kb.Error when the limit is reached or cannot be
 	// read, or the context's; what is known comes with it.
-	Take(ctx context.Context, tenant string, m kb.Meter) (kb.TokenState, error)
+	Take(ctx context.Context) (kb.TokenState, error)
+	// Ended reports whether there is another account by now. This one still counts, slowly.
+	Ended() bool
 }
 
 // Roles of tenants' principals, weakest first; each may do what the ones before it may.
@@ -90,7 +98,8 @@ type Principal struct {
 	Grants []kb.Grant
 	KeyID  string // of the API key that was shown; "" for a token
 
-	unproven bool // a token whose tenant could not be asked
+	calls    Account // counts the tenant's calls; nil when it is not at hand
+	unproven bool    // a token whose tenant could not be asked
 
 	asked time.Time // when the tenant was asked for what it says of the caller
 	since time.Time // when a former tenant of the same name was erased; zero: there was none

@@ -30,13 +30,17 @@ func (g *Gateway) countCall(ctx context.Context, info *connect.CallInfo) error {
 	if g.cfg.Meters == nil {
 		return nil
 	}
-	p := callOf(ctx).principal
+	p := &callOf(ctx).principal
 	if uncounted[info.Spec.Procedure] {
 		if now := g.now(); g.standings.of(p.caller(), now).spare(now) {
 			return nil
 		}
 	}
-	s, err := g.cfg.Meters.Take(ctx, p.Tenant, kb.MeterCalls)
+	calls := p.calls
+	if calls == nil {
+		calls = g.cfg.Meters.Account(p.Tenant, kb.MeterCalls)
+	}
+	s, err := calls.Take(ctx)
 	if s.Base > 0 && s.Base < kb.Unlimited {
 		h := info.ResponseHeader()
 		h.Set(headerPolicy, ratePolicy(s))

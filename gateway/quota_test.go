@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,12 +25,32 @@ type meter struct {
 	base  int64
 	limit int64
 	fail  error
+
+	opened []*account // in the order asked for
 }
 
-func (m *meter) Take(_ context.Context, tenant string, k kb.Meter) (kb.TokenState, error) {
+// account is the meter of one tenant.
+type account struct {
+	*meter
+	tenant string
+	kind   kb.Meter
+	ended  atomic.Bool
+}
+
+func (m *meter) Account(tenant string, k kb.Meter) gateway.Account {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if k != kb.MeterCalls || m.fail != nil {
+	m.opened = append(m.opened, &account{meter: m, tenant: tenant, kind: k})
+	return m.opened[len(m.opened)-1]
+}
+
+func (a *account) Ended() bool { return a.ended.Load() }
+
+func (a *account) Take(context.Context) (kb.TokenState, error) {
+	m, tenant := a.meter, a.tenant
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if a.kind != kb.MeterCalls || m.fail != nil {
 		return kb.TokenState{}, m.fail
 	}
 	s := kb.TokenState{Base: m.base, Reset: 90*time.Second - time.Millisecond}
@@ -101,6 +123,29 @@ func TestEachCallOfATenantCountsWhateverBecomesOfIt_B4(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+func TestACallerIsCountedWithoutALookUpUntilTheAccountEnds_B4(t *testing.T) {
+	w, m := metered(t, 1000, 1000)
+	ada, eve := w.token("viewer"), w.tokenOf("umbrella", "eve", "viewer")
+	for range 3 {
+		w.post(ada, getKB, `{"name":"handbook"}`)
+		w.post(eve, getKB, `{"name":"handbook"}`)
+	}
+	m.mu.Lock()
+	opened := slices.Clone(m.opened)
+	m.mu.Unlock()
+	if len(opened) != 2 || opened[0].tenant != "acme" || opened[1].tenant != "umbrella" {
+		t.Fatalf("%d accounts", len(opened))
+	}
+	opened[0].ended.Store(true)
+	w.post(ada, getKB, `{"name":"handbook"}`)
+	w.post(eve, getKB, `{"name":"handbook"}`)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.opened) != 3 || m.opened[2].tenant != "acme" || m.used["acme"] != 4 || m.used["umbrella"] != 4 {
+		t.Errorf("%d accounts, used %v", len(m.opened), m.used)
+	}
 }
 
 func TestHeadersTellHowCallsStand_B4(t *testing.T) {

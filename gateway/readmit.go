@@ -13,11 +13,12 @@ func (g *Gateway) readmit(ctx context.Context) error {
 	if !p.Valid() || p.unproven || since(p.asked, g.now()) < standingLife {
 		return nil
 	}
-	a, asked, fresh, err := g.standing(ctx, p.caller())
+	t, err := g.standing(ctx, p.caller())
+	a := t.access
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err()
-	case !fresh:
+	case !t.fresh:
 		return unreachable() // as at the door; a stream waits and tries again
 	case p.KeyID != "" && a.GetKey() == nil:
 		return unauthenticated()
@@ -33,7 +34,7 @@ func (g *Gateway) readmit(ctx context.Context) error {
 	} else {
 		p.Grants = append(tokenGrants(p), boundGrants(p, a)...)
 	}
-	p.asked = asked
+	p.asked = t.asked
 	c.principal = p
 	return nil
 }

@@ -55,6 +55,15 @@ type standing struct {
 	failed time.Time // when the tenant could last not be asked
 	err    error
 	spared time.Time // when all calls that are not counted may be made again
+	calls  Account   // counts the tenant's calls, at hand; nil when nothing is counted
+}
+
+// told is what is known of a caller.
+type told struct {
+	access *nodev1.Access // nil when the tenant never said anything
+	asked  time.Time      // when it was asked for that
+	fresh  bool           // false when it could not be asked: access is an older answer
+	calls  Account        // counts the tenant's calls; nil when nothing is counted
 }
 
 // spare takes a call that is not counted, if the caller has one.
@@ -107,36 +116,39 @@ func since(then, now time.Time) time.Duration {
 	return max(now.Sub(then), now.Round(0).Sub(then.Round(0)))
 }
 
-// standing tells what a tenant says of a caller, and when it was asked. fresh is false
-// when the tenant could not be asked and the answer is an older one, or nil. An answer
-// that took so long that it is old when it comes is asked for once more, since the first
-// question is often the one that wakes the tenant.
-func (g *Gateway) standing(ctx context.Context, id callerID) (a *nodev1.Access, asked time.Time, fresh bool, err error) {
+// standing tells what a tenant says of a caller. An answer that took so long that it is
+// old when it comes is asked for once more, since the first question is often the one
+// that wakes the tenant.
+func (g *Gateway) standing(ctx context.Context, id callerID) (t told, err error) {
 	e := g.standings.of(id, g.now())
 	for range 2 {
-		if a, asked, fresh, err = g.standingOf(ctx, id, e); fresh || err != nil {
+		if t, err = g.standingOf(ctx, id, e); t.fresh || err != nil {
 			break
 		}
 	}
-	return a, asked, fresh, err
+	return t, err
 }
 
-func (g *Gateway) standingOf(ctx context.Context, id callerID, e *standing) (a *nodev1.Access, asked time.Time, fresh bool, err error) {
+func (g *Gateway) standingOf(ctx context.Context, id callerID, e *standing) (t told, err error) {
 	now := g.now()
 	e.mu.Lock()
+	if m := g.cfg.Meters; m != nil && (e.calls == nil || e.calls.Ended()) {
+		e.calls = m.Account(id.tenant, kb.MeterCalls)
+	}
+	t.calls = e.calls
 	age := since(e.sent, now)
 	switch {
 	case e.access != nil && age < standingLife:
 		if age > standingAhead && e.asking == nil {
 			g.askStanding(id, e)
 		}
-		a, asked = e.access, e.sent
+		t.access, t.asked, t.fresh = e.access, e.sent, true
 		e.mu.Unlock()
-		return a, asked, true, nil
+		return t, nil
 	case since(e.failed, now) < standingRest:
-		a, err = e.access, e.err
+		t.access, err = e.access, e.err
 		e.mu.Unlock()
-		return a, asked, false, err
+		return t, err
 	}
 	if e.asking == nil {
 		g.askStanding(id, e)
@@ -146,11 +158,12 @@ func (g *Gateway) standingOf(ctx context.Context, id callerID, e *standing) (a *
 	select {
 	case <-asking:
 	case <-ctx.Done():
-		return nil, asked, false, ctx.Err()
+		return told{}, ctx.Err()
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.access, e.sent, e.err == nil && since(e.sent, g.now()) < standingLife, e.err
+	t.access, t.asked, t.fresh = e.access, e.sent, e.err == nil && since(e.sent, g.now()) < standingLife
+	return t, e.err
 }
 
 // askStanding asks beside the call, with e locked.
@@ -200,25 +213,26 @@ func unreachable() error {
 // but for a search that may be stale, by the token's own roles. The knowledge base
 // answers that when the store is away, in which time nothing can be taken either.
 func (g *Gateway) admitToken(ctx context.Context, spec connect.Spec, p Principal) (Principal, error) {
-	a, asked, fresh, err := g.standing(ctx, callerID{tenant: p.Tenant, subject: p.Subject})
+	t, err := g.standing(ctx, callerID{tenant: p.Tenant, subject: p.Subject})
 	if err != nil && ctx.Err() != nil {
 		return p, ctx.Err()
 	}
-	if p.unproven = !fresh; p.unproven {
+	if p.unproven = !t.fresh; p.unproven {
 		g.log.DebugContext(ctx, "the tenant cannot be asked who may call", slog.String("tenant", p.Tenant), slog.Any("error", err))
 		if spec.Procedure != granaryv1connect.SearchServiceSearchProcedure {
 			return p, unreachable()
 		}
 	}
-	p.Grants = tokenGrants(p)
+	p.Grants, p.calls = tokenGrants(p), t.calls
+	a := t.access
 	if a == nil {
 		return p, nil
 	}
 	if err := g.admitTenant(a); err != nil {
 		return p, err
 	}
-	p.meet(a, asked)
-	if fresh {
+	p.meet(a, t.asked)
+	if t.fresh {
 		p.Grants = append(p.Grants, boundGrants(p, a)...)
 	}
 	return p, nil

@@ -222,7 +222,7 @@ func TestKeysThatNobodyMadeWakeNobody_B1(t *testing.T) {
 			t.Error(err)
 		}
 		for n := range standingMost + 100 {
-			_, _, _, _ = g.standing(t.Context(), callerID{tenant: "acme", subject: fmt.Sprint(n)})
+			_, _ = g.standing(t.Context(), callerID{tenant: "acme", subject: fmt.Sprint(n)})
 		}
 		if n := len(g.standings.known); n > standingMost {
 			t.Errorf("%d callers are remembered", n)

@@ -3,27 +3,14 @@ package tokens
 import (
 	"math"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"granary.dev/granary/actors/kb"
 )
 
-// hot is all that a request with a token looks at: one cache line, apart from the rest, so
-// that those of many tenants lie close together. Times are h.now's.
-type hot struct {
-	left      atomic.Int64 // tokens to spend; only added to under mu
-	ends      atomic.Int64 // when their window does; 0: the tenant was never heard of
-	seen      atomic.Int64 // when a request came last
-	low       atomic.Int64 // at so few the next block is fetched; -1: not ahead
-	base      atomic.Int64 // the limit, as the tenant said last
-	remaining atomic.Int64 // what the tenant had left then
-	_         [16]byte
-}
-
-// bucket holds the tokens of one meter of one tenant.
+// bucket is what else there is of an account.
 type bucket struct {
-	*hot
+	*Account
 
 	tenant string
 	meter  kb.Meter
@@ -31,7 +18,6 @@ type bucket struct {
 	mu      sync.Mutex
 	flight  *flight // the request under way; nil when none is
 	waiting int64   // who waits for it
-	dead    bool    // swept: whoever still has it looks for the new one
 
 	lessor          string
 	window, held    int64 // leased, of this window
@@ -51,31 +37,6 @@ type bucket struct {
 type limit struct {
 	until int64 // no need to ask again before
 	retry int64 // when to come back
-}
-
-// take spends a token if there is one; left is what remains.
-func (b *hot) take(now int64) (left int64, ok bool) {
-	if now >= b.ends.Load() {
-		return 0, false
-	}
-	for {
-		n := b.left.Load()
-		if n <= 0 {
-			return 0, false
-		}
-		if b.left.CompareAndSwap(n, n-1) {
-			return n - 1, true
-		}
-	}
-}
-
-// spareable reports whether there is more than what waiting work leaves to others.
-func (b *hot) spareable() bool {
-	return b.remaining.Load()+b.left.Load() > b.base.Load()/kb.SearchShare
-}
-
-func (b *hot) state(now int64) kb.TokenState {
-	return kb.TokenState{Base: b.base.Load(), Remaining: b.remaining.Load() + max(0, b.left.Load()), Reset: time.Duration(max(0, b.ends.Load()-now))}
 }
 
 // request makes the next message to the tenant; mu is held.

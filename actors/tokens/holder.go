@@ -52,14 +52,8 @@ type Holder struct {
 }
 
 type shard struct {
-	mu      sync.RWMutex
-	buckets map[string]entry
-}
-
-// entry finds both parts of a bucket without a look at the other.
-type entry struct {
-	*hot
-	b *bucket
+	mu       sync.RWMutex
+	accounts map[string]*Account
 }
 
 // New makes a holder. id names this life of the node, and no other.
@@ -79,15 +73,7 @@ func (h *Holder) now() int64 { return int64(time.Since(h.began)) }
 // is reached, with the time to come back; UNAVAILABLE when the tenant does not answer and
 // what may go on without it has. It waits for the tenant only when no token is left.
 func (h *Holder) Take(ctx context.Context, tenant string, m kb.Meter) (kb.TokenState, error) {
-	e, now := h.entry(tenant, m), h.now()
-	e.seen.Store(now)
-	if left, ok := e.take(now); ok {
-		if left <= e.low.Load() {
-			h.prefetch(e.b)
-		}
-		return e.state(now), nil
-	}
-	return h.slow(ctx, e.b, false)
+	return h.Account(tenant, m).Take(ctx)
 }
 
 // Wait spends a token of work that can wait: it leaves a part of each window to requests,
@@ -121,17 +107,14 @@ func (h *Holder) Wait(ctx context.Context, tenant string, m kb.Meter, waits func
 const mostWait = 5 * time.Second
 
 func (h *Holder) takeWaiting(ctx context.Context, tenant string, m kb.Meter) error {
-	e, now := h.entry(tenant, m), h.now()
-	e.seen.Store(now)
-	if e.spareable() {
-		if left, ok := e.take(now); ok {
-			if left <= e.low.Load() {
-				h.prefetch(e.b)
-			}
+	a, now := h.Account(tenant, m), h.now()
+	a.touch(now)
+	if a.spareable() {
+		if _, ok := a.spend(now); ok {
 			return nil
 		}
 	}
-	_, err := h.slow(ctx, e.b, true)
+	_, err := h.slow(ctx, a.rest, true)
 	return err
 }
 
@@ -143,25 +126,26 @@ func (h *Holder) shard(tenant string, m kb.Meter) *shard {
 	return &h.meters[meter][maphash.String(h.seed, tenant)%shards]
 }
 
-func (h *Holder) entry(tenant string, m kb.Meter) entry {
+// Account finds the account of a tenant, and opens it if there is none. It holds no tokens
+// before somebody takes the first.
+func (h *Holder) Account(tenant string, m kb.Meter) *Account {
 	s := h.shard(tenant, m)
 	s.mu.RLock()
-	e := s.buckets[tenant]
+	a := s.accounts[tenant]
 	s.mu.RUnlock()
-	if e.b != nil {
-		return e
+	if a != nil {
+		return a
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e = s.buckets[tenant]; e.b == nil {
-		if s.buckets == nil {
-			s.buckets = make(map[string]entry)
+	if a = s.accounts[tenant]; a == nil {
+		if s.accounts == nil {
+			s.accounts = make(map[string]*Account)
 		}
-		first := &hot{}
-		first.low.Store(-1)
-		e = entry{first, &bucket{hot: first, tenant: tenant, meter: m}}
-		s.buckets[tenant] = e
+		a = newAccount(h, tenant, m)
+		a.seen.Store(h.now())
+		s.accounts[tenant] = a
 		h.count.Add(1)
 	}
-	return e
+	return a
 }

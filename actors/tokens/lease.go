@@ -21,11 +21,11 @@ func (h *Holder) slow(ctx context.Context, b *bucket, background bool) (kb.Token
 	for {
 		f, done, err := h.step(b, background, missed)
 		if done {
-			return b.state(h.now()), err
+			return b.state(h.now(), b.left.Load()), err
 		}
 		if f == nil { // it was swept meanwhile
-			b = h.entry(b.tenant, b.meter).b
-			b.seen.Store(h.now())
+			b = h.Account(b.tenant, b.meter).rest
+			b.touch(h.now())
 			continue
 		}
 		select {
@@ -35,7 +35,7 @@ func (h *Holder) slow(ctx context.Context, b *bucket, background bool) (kb.Token
 			}
 		case <-ctx.Done():
 			h.leave(b, f)
-			return b.state(h.now()), ctx.Err()
+			return b.state(h.now(), b.left.Load()), ctx.Err()
 		}
 	}
 }
@@ -44,7 +44,7 @@ func (h *Holder) slow(ctx context.Context, b *bucket, background bool) (kb.Token
 func (h *Holder) step(b *bucket, background bool, missed *flight) (f *flight, done bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.dead {
+	if b.Ended() {
 		return nil, false, nil
 	}
 	now := h.now()
@@ -98,7 +98,7 @@ func (h *Holder) prefetch(b *bucket) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.flight == nil && !b.dead && !b.away {
+	if b.flight == nil && !b.Ended() && !b.away {
 		h.fly(b, b.want(h.now()), false)
 	}
 }

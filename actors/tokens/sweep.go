@@ -41,13 +41,13 @@ func (h *Holder) sweep(part int) {
 func (h *Holder) sweepShard(s *shard, now, drop int64) {
 	var idle, gone []*bucket
 	s.mu.RLock()
-	for _, e := range s.buckets {
-		since := now - e.seen.Load()
+	for _, a := range s.accounts {
+		since := now - a.seen.Load()
 		switch {
 		case since >= drop:
-			gone = append(gone, e.b)
-		case since >= int64(idleReturn) && e.left.Load() > 0:
-			idle = append(idle, e.b)
+			gone = append(gone, a.rest)
+		case since >= int64(idleReturn) && a.left.Load() > 0:
+			idle = append(idle, a.rest)
 		}
 	}
 	s.mu.RUnlock()
@@ -61,7 +61,7 @@ func (h *Holder) sweepShard(s *shard, now, drop int64) {
 	defer s.mu.Unlock()
 	for _, b := range gone {
 		if h.forget(b, now, drop) {
-			delete(s.buckets, b.tenant)
+			delete(s.accounts, b.tenant)
 			h.count.Add(-1)
 		}
 	}
@@ -71,7 +71,7 @@ func (h *Holder) sweepShard(s *shard, now, drop int64) {
 func (h *Holder) giveBack(b *bucket) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.flight != nil || b.dead || b.away {
+	if b.flight != nil || b.Ended() || b.away {
 		return
 	}
 	over := h.now() >= b.ends.Load()
@@ -97,7 +97,7 @@ func (h *Holder) forget(b *bucket, now, drop int64) bool {
 		return false
 	}
 	b.left.Store(0)
-	b.dead = true
+	b.ends.Store(ended)
 	return true
 }
 
@@ -109,9 +109,9 @@ func (h *Holder) Close(ctx context.Context) {
 		for i := range h.meters[m] {
 			s := &h.meters[m][i]
 			s.mu.RLock()
-			for _, e := range s.buckets {
-				if e.left.Load() > 0 || e.b.asking() {
-					list = append(list, e.b)
+			for _, a := range s.accounts {
+				if a.left.Load() > 0 || a.rest.asking() {
+					list = append(list, a.rest)
 				}
 			}
 			s.mu.RUnlock()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"go.uber.org/goleak"
 
@@ -171,10 +172,15 @@ func TestB4_ExactlyTheLimitIsAdmittedByAnyNumberOfNodes(t *testing.T) {
 				var admitted atomic.Int64
 				var wg sync.WaitGroup
 				for _, h := range nodes(t, o, tc.nodes) {
-					for range 8 {
+					for i := range 8 {
+						take := func() error { _, err := h.Take(t.Context(), acme, tc.meter); return err }
+						if i%2 == 0 { // as a gateway does
+							kept := h.Account(acme, tc.meter)
+							take = func() error { _, err := kept.Take(t.Context()); return err }
+						}
 						wg.Go(func() {
 							for misses := 0; misses < 12; { // what others hold in vain comes back within seconds
-								_, err := h.Take(t.Context(), acme, tc.meter)
+								err := take()
 								switch {
 								case err == nil:
 									admitted.Add(1)
@@ -199,6 +205,68 @@ func TestB4_ExactlyTheLimitIsAdmittedByAnyNumberOfNodes(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestB4_AnAccountThatIsKeptBeyondItsEndCountsInTheNextOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const base = 100
+		o := newOwner(base)
+		h := node(t, o, "n0")
+		kept := h.Account(acme, kb.MeterCalls)
+		take := func() bool {
+			_, err := kept.Take(t.Context())
+			if err != nil && !refused(err, kb.MeterCalls) {
+				t.Fatal(err)
+			}
+			return err == nil
+		}
+		if !take() || kept.Ended() || h.Account(acme, kb.MeterCalls) != kept {
+			t.Fatal("another account while it is used")
+		}
+		time.Sleep(3 * time.Minute)
+		if !kept.Ended() || h.Tenants() != 0 {
+			t.Fatalf("nobody used it, yet %d are known", h.Tenants())
+		}
+		n := 1
+		for misses := 0; misses < 12; {
+			if take() {
+				n++
+			} else if _, err := h.Take(t.Context(), acme, kb.MeterCalls); err == nil {
+				n++
+			} else {
+				misses++
+				time.Sleep(time.Second)
+			}
+		}
+		if next := h.Account(acme, kb.MeterCalls); n != base || !kept.Ended() || next.Ended() || h.Tenants() != 1 {
+			t.Errorf("%d admitted of %d, %d accounts", n, base, h.Tenants())
+		}
+	})
+}
+
+func TestB4_AnAccountIsOneCacheLine_P8(t *testing.T) {
+	if n := unsafe.Sizeof(tokens.Account{}); n != 64 {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+func TestB4_ACallWithATokenAllocatesNothing_P8(t *testing.T) {
+	h := tokens.New("n0", generous{})
+	defer h.Close(t.Context())
+	kept := h.Account(acme, kb.MeterCalls)
+	if _, err := kept.Take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n := testing.AllocsPerRun(1000, func() {
+		_, err := kept.Take(t.Context())
+		_, err2 := h.Take(t.Context(), acme, kb.MeterCalls)
+		if err != nil || err2 != nil {
+			t.Error(err, err2)
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 

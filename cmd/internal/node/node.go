@@ -202,6 +202,14 @@ func (n *Node) startMeters() {
 	})
 }
 
+// meters is what the node holds of limits, as the gateway asks for it.
+type meters struct{ holder *tokens.Holder }
+
+// Account implements gateway.Meters.
+func (m meters) Account(tenant string, k kb.Meter) gateway.Account {
+	return m.holder.Account(tenant, k)
+}
+
 func (n *Node) newParser() (*parser, error) {
 	tmp := filepath.Join(n.cfg.Data, "parse")
 	if err := os.RemoveAll(tmp); err != nil { // left by a process that was killed
@@ -245,7 +253,7 @@ func (n *Node) startGateway(ctx context.Context) error {
 	n.gateway, err = gateway.New(gateway.Config{Grains: n.asker, Blobs: n.store, Verifier: n.tokens, Operators: n.tokens, Cluster: n.operators(), Keys: keys{n.sealed}, Tenants: tenantList{n.store}, KeyPepper: n.pepper,
 		RefuseUnknownTenants: n.cfg.Tenants.RefuseUnknown, Receipts: n.store, ReceiptKey: n.receiptPublicKey(), UploadKey: n.uploads, Logger: n.log,
 		Audit: n.audit, Trail: n.trail, TrustedProxies: n.cfg.proxies,
-		Meters: n.meters, Observer: n.metrics.Calls,
+		Meters: meters{n.meters}, Observer: n.metrics.Calls,
 		Version: version(), AllowedOrigins: n.cfg.AllowedOrigins, AllowLocalOrigins: n.cfg.Dev, Ready: n.ready})
 	if err != nil {
 		return err
