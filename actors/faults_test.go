@@ -314,3 +314,8 @@ func (b *blobs) OpenBlob(ctx context.Context, tenant, id string) (r io.ReadClose
 func (b *blobs) DeleteBlob(ctx context.Context, tenant, id string) error {
 	return b.f.run(op{ctx: ctx, name: "DeleteBlob"}, func() error { return b.BlobStore.DeleteBlob(ctx, tenant, id) })
 }
+
+func (b *blobs) ClaimedBlobs(ctx context.Context, id journal.Identity, after string, limit int) (out []string, err error) {
+	err = b.f.run(op{ctx: ctx, name: "ClaimedBlobs", grain: id}, func() (e error) { out, e = b.BlobStore.ClaimedBlobs(ctx, id, after, limit); return e })
+	return out, err
+}

@@ -22,8 +22,8 @@ const (
 // deleted are not: erasure does not wait.
 type export struct {
 	docs   []*kb.Document
-	pinned map[string]bool // blobs
-	held   []string        // of them, those that are garbage by now
+	pinned map[string]string // blobs, and the documents they are of
+	held   []string          // of them, those that are garbage by now
 	timer  *time.Timer
 }
 
@@ -62,11 +62,11 @@ func (g *kbGrain) readExport(r *nodev1.ReadExport) *nodev1.KnowledgeBaseReply {
 
 func (g *kbGrain) beginExport() string {
 	w, id, now := g.busy(), uuid.NewString(), g.deps.Now()
-	x := &export{pinned: make(map[string]bool)}
+	x := &export{pinned: make(map[string]string)}
 	for d := range g.kb.All {
 		if d.State != kb.StateDeleting && !g.kb.Expired(d, now) {
 			x.docs = append(x.docs, d)
-			x.pinned[d.Source.Blob] = true
+			x.pinned[d.Source.Blob] = d.ID
 		}
 	}
 	x.timer = time.AfterFunc(exportIdle, func() { g.tell(&erasedMsg{of: w, done: func() { g.endExport(id) }}) })
@@ -95,13 +95,35 @@ func (g *kbGrain) hold(garbage kb.Garbage) kb.Garbage {
 	}
 	for _, x := range g.work.exports {
 		garbage.Blobs = slices.DeleteFunc(slices.Clone(garbage.Blobs), func(b string) bool {
-			if x.pinned[b] {
+			_, pinned := x.pinned[b]
+			if pinned {
 				x.held = append(x.held, b)
 			}
-			return x.pinned[b]
+			return pinned
 		})
 	}
 	return garbage
+}
+
+// letGo gives up what exports hold of a document that is being deleted: its former
+// sources go with it.
+func (g *kbGrain) letGo(id string) {
+	for _, x := range g.work.exports {
+		var gone []string
+		x.held = slices.DeleteFunc(x.held, func(b string) bool {
+			mine := x.pinned[b] == id
+			if mine {
+				gone = append(gone, b)
+			}
+			return mine
+		})
+		for b, doc := range x.pinned {
+			if doc == id {
+				delete(x.pinned, b)
+			}
+		}
+		g.collect(kb.Garbage{Blobs: gone})
+	}
 }
 
 func (g *kbGrain) exportDocument(d *kb.Document) *nodev1.ExportDocument {

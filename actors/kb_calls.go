@@ -87,7 +87,7 @@ func (g *kbGrain) serve(c call, m *nodev1.KnowledgeBaseCall) {
 		}
 		g.answer(c, doneReply())
 	case *nodev1.KnowledgeBaseCall_Wake:
-		g.tell(&wakeMsg{erasing: slices.Contains(op.Wake.GetKeys(), journal.WakeErasing)})
+		g.tell(&wakeMsg{erasing: slices.Contains(op.Wake.GetKeys(), journal.WakeErasing), work: slices.Contains(op.Wake.GetKeys(), wakeKey)})
 		c.Reply(&nodev1.KnowledgeBaseReply{Revision: g.committed, Result: &nodev1.KnowledgeBaseReply_Done{Done: &nodev1.Done{}}}, nil)
 	case *nodev1.KnowledgeBaseCall_TenantChanged:
 		g.setSettings(op.TenantChanged)

@@ -15,14 +15,17 @@ import (
 )
 
 // wakeMsg: look for work that is due.
-type wakeMsg struct{ erasing bool } // erasing: the row of an erasure is due
+type wakeMsg struct {
+	erasing bool // the row of an erasure is due
+	work    bool // the row of work is due
+}
 
 // wake takes up what waits for its time, or for somebody who can be reached again.
-func (g *kbGrain) wake(ctx actor.Context, erasing bool) {
+func (g *kbGrain) wake(ctx actor.Context, m *wakeMsg) {
 	if g.phase != phaseActive || g.broken != nil {
 		return
 	}
-	if erasing && (g.kb.Phase() == kb.PhaseNone || g.kb.Phase() == kb.PhaseActive) {
+	if m.erasing && (g.kb.Phase() == kb.PhaseNone || g.kb.Phase() == kb.PhaseActive) {
 		g.erasureOver()
 	}
 	if g.kb.Phase() == kb.PhaseActive && !g.kb.Listed() && g.quiet() && !g.busy().listing && !g.stopping {
@@ -30,7 +33,22 @@ func (g *kbGrain) wake(ctx actor.Context, erasing bool) {
 	}
 	g.expire()
 	g.giveUpImport()
+	if m.work {
+		g.sweepOnce()
+	}
 	g.startDue(ctx)
+}
+
+// sweepOnce looks for what an earlier activation left, which a row of its own tells of
+// when nothing else is owed: that some garbage was not collected.
+func (g *kbGrain) sweepOnce() {
+	if g.swept || g.stopping || g.kb.Phase() != kb.PhaseActive || g.busy().sweeping {
+		return
+	}
+	if !g.owes() {
+		g.wakeSet, g.wakeDue = true, time.Time{} // the row is there, and due
+	}
+	g.sweep()
 }
 
 // enqueueRun puts a document in line for a run.
@@ -312,6 +330,7 @@ func (g *kbGrain) effect(ctx actor.Context, e effect) {
 		g.endRun(ctx, ev.ID)
 	case *kb.DocumentDeleteRequested:
 		g.endRun(ctx, ev.ID)
+		g.letGo(ev.ID)
 		g.eraseDocument(ev.ID, g.cached(e.before))
 		return
 	case *kb.DocumentErasing, *kb.DocumentDeleted:

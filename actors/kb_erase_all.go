@@ -23,29 +23,19 @@ func (g *kbGrain) eraseAll() {
 	}
 }
 
-// blobs are all sources of the knowledge base.
-func (g *kbGrain) blobs() []string {
-	var blobs []string
-	for d := range g.kb.All {
-		if d.State == kb.StateDeleting {
-			blobs = append(blobs, d.Doom().Garbage.Blobs...)
-			continue
-		}
-		blobs = append(blobs, kb.GarbageBetween(d, nil).Blobs...)
-	}
-	return blobs
-}
-
 func (g *kbGrain) countAll() {
 	scope, uid := g.scope(), g.kb.UID()
-	e := &kb.Erasing{Counts: kb.ErasureCounts{KnowledgeBases: 1, Documents: int64(g.kb.Len()), Blobs: int64(len(g.blobs())),
-		CachedChunks: g.busy().dropped}}
+	e := &kb.Erasing{Counts: kb.ErasureCounts{KnowledgeBases: 1, Documents: int64(g.kb.Len()), CachedChunks: g.busy().dropped}}
 	g.aside(func(ctx context.Context) error {
 		if err := g.deps.runs.wait(ctx, ofScope(scope)); err != nil {
 			return err
 		}
+		blobs, err := g.claimed(ctx)
+		if err != nil {
+			return err
+		}
 		chunks, vectors, err := g.deps.Chunks.CountAttempts(ctx, scope, nil)
-		e.Counts.Chunks, e.Counts.Vectors = int64(chunks), int64(vectors)
+		e.Counts.Chunks, e.Counts.Vectors, e.Counts.Blobs = int64(chunks), int64(vectors), int64(len(blobs))
 		return err
 	}, func(err error) {
 		switch {
@@ -62,13 +52,22 @@ func (g *kbGrain) countAll() {
 }
 
 func (g *kbGrain) removeAll() {
-	scope, uid, blobs, word := g.scope(), g.kb.UID(), g.blobs(), g.storageWord()
+	scope, uid, fence, word := g.scope(), g.kb.UID(), g.fence, g.storageWord()
 	word.Held, word.Used = 0, 0
 	g.aside(func(ctx context.Context) error {
 		if err := g.deps.runs.wait(ctx, ofScope(scope)); err != nil {
 			return err
 		}
 		if _, _, err := g.deps.Chunks.DeleteScope(ctx, scope); err != nil {
+			return err
+		}
+		// All that the store has of it, whatever the documents refer to: former sources
+		// that an export held, or that a crash left, are among them.
+		blobs, err := g.claimed(ctx)
+		if err == nil && !g.deps.lone {
+			err = g.deps.Store.Verify(ctx, fence) // else there may be a successor's
+		}
+		if err != nil {
 			return err
 		}
 		if err := g.remove(ctx, scope, kb.Garbage{Blobs: blobs}); err != nil {

@@ -65,11 +65,13 @@ func (g *kbGrain) eraseNext() {
 	g.countBatch(batch)
 }
 
-// dying gives the documents of a batch that are still being deleted.
+// dying gives the documents of a batch that are still being deleted, each once.
 func (g *kbGrain) dying(batch []doomed) []*kb.Document {
 	var out []*kb.Document
+	seen := make(map[string]bool, len(batch))
 	for _, b := range batch {
-		if d := g.kb.Document(b.id); d != nil && d.State == kb.StateDeleting {
+		if d := g.kb.Document(b.id); d != nil && d.State == kb.StateDeleting && !seen[b.id] {
+			seen[b.id] = true
 			out = append(out, d)
 		}
 	}
@@ -142,6 +144,13 @@ func (g *kbGrain) removeBatch(batch []doomed) {
 	}
 	if ix := g.work.index; ix != nil && ix.saving {
 		g.soon(savingRetry, func() { g.removeBatch(batch) })
+		return
+	}
+	// Their receipts say that nothing is left: nothing may be of former versions either,
+	// nor of what earlier activations left.
+	if w := g.work; !g.swept || w.litter > 0 {
+		w.untidy = append(w.untidy, func() { g.removeBatch(batch) })
+		g.sweepOnce()
 		return
 	}
 	g.aside(func(ctx context.Context) error {

@@ -19,6 +19,7 @@ type kbGrain struct {
 	core
 	kb      *kb.KB
 	storage kbStorage
+	swept   bool // this activation has looked for what earlier ones left
 	// work is what an idle grain does not have; see busy.
 	work *kbWork
 }
@@ -52,6 +53,8 @@ type kbWork struct {
 
 	index    *kbIndex // nil until somebody searches or ingests
 	erasing  int      // erasures under way
+	litter   int      // what is to be collected and is not yet, also of decisions that are not committed
+	untidy   []func() // erasures that wait until nothing is
 	doomed   []doomed // documents to be erased
 	exports  map[string]*export
 	imported time.Time   // when something of an import was last heard
@@ -210,7 +213,7 @@ func (g *kbGrain) receiveWork(ctx actor.Context) {
 	case *indexLoadedMsg:
 		g.indexLoaded(ctx, m)
 	case *wakeMsg:
-		g.wake(ctx, m.erasing)
+		g.wake(ctx, m)
 	case *erasedMsg:
 		g.erased(ctx, m)
 	case *watchDone:
@@ -241,7 +244,7 @@ func (g *kbGrain) loaded(ctx actor.Context, m *loadedMsg) {
 		ctx.Stop(g.self)
 		return
 	}
-	g.kb, g.storage = m.state.(kbState).KB, kbStorage{}
+	g.kb, g.storage, g.swept = m.state.(kbState).KB, kbStorage{}, false
 	waiting := g.begin(m)
 	// A row that is there stays until this activation knows better.
 	if g.wakeSet = g.owes(); !g.wakeSet {
@@ -258,7 +261,7 @@ func (g *kbGrain) loaded(ctx actor.Context, m *loadedMsg) {
 func (g *kbGrain) owes() bool {
 	switch g.kb.Phase() {
 	case kb.PhaseActive:
-		return g.kb.Importing() || g.kb.Pending() > 0 || g.kb.Count(kb.StateDeleting) > 0 || !g.kb.Listed()
+		return g.kb.Importing() || g.kb.Pending() > 0 || g.kb.Count(kb.StateDeleting) > 0 || !g.kb.Listed() || g.littered()
 	case kb.PhaseDeleting, kb.PhaseDeleted:
 		return true
 	}
@@ -322,6 +325,10 @@ func (g *kbGrain) settled(ctx actor.Context, m *committedMsg) {
 	for _, wr := range done {
 		for _, e := range wr.effects {
 			g.effect(ctx, e)
+			if litters(e) {
+				g.work.litter--
+				g.tidy()
+			}
 		}
 		wr.end(nil, nil)
 	}

@@ -145,6 +145,11 @@ func (g *kbGrain) append(from origin, events []kb.Event) (*write, error) {
 		return nil, err
 	}
 	wr.effects, w.captured = w.captured, nil
+	for _, e := range wr.effects {
+		if litters(e) {
+			w.litter++ // until its effect counts for itself
+		}
+	}
 	g.freeing(wr)
 	return wr, nil
 }

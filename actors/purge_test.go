@@ -79,7 +79,8 @@ func (w *world) settleTenant() (c *client, uid string, sources []string) {
 	if a := w.accessOf("bob", "aaaaaaaaaaaaaaaa"); a.GetKey() == nil || len(a.GetGrants()) != 1 {
 		w.t.Fatalf("access: %v", a)
 	}
-	return c, created.GetUid(), []string{add.GetAddDocument().GetSource().GetBlob()}
+	never := c.addCall("d2", page("beta", 3)) // uploaded, and never added
+	return c, created.GetUid(), []string{add.GetAddDocument().GetSource().GetBlob(), never.GetAddDocument().GetSource().GetBlob()}
 }
 
 // nothingOfTheTenant: after the purge nobody knows the tenant, and its next

@@ -20,7 +20,8 @@ type Shredder interface {
 // The purge of a deleted tenant, when the time to take the deletion back is over:
 //
 //  1. tenant.purge_started is committed: there is no way back
-//  2. every knowledge base that has an owner row is deleted and erased
+//  2. every knowledge base that has an owner row is deleted and erased, and then what
+//     was uploaded and became no document
 //  3. the keys of the tenant are destroyed
 //  4. its own journal is erased; the name is free
 //
@@ -172,13 +173,30 @@ func (g *tenantGrain) eraseSelf(ctx context.Context, fence journal.Fence, last j
 func (g *tenantGrain) purgeKnowledgeBases(ctx context.Context) error {
 	for {
 		left, err := g.purgePass(ctx)
-		if err != nil || left == 0 {
+		if err != nil {
 			return err
+		}
+		if left == 0 {
+			return g.purgeUploads(ctx)
 		}
 		if err := sleep(ctx, 200*time.Millisecond); err != nil {
 			return err
 		}
 	}
+}
+
+// purgeUploads removes the sources that no document has claimed. What is uploaded yet,
+// nobody can read: its key goes next.
+func (g *tenantGrain) purgeUploads(ctx context.Context) error {
+	loose, err := pages(func(after string) ([]string, error) {
+		return g.deps.Blobs.ClaimedBlobs(ctx, journal.Identity{Tenant: g.id.Tenant}, after, blobPage)
+	})
+	for _, b := range loose {
+		if err == nil {
+			err = g.deps.Blobs.DeleteBlob(ctx, g.id.Tenant, b)
+		}
+	}
+	return err
 }
 
 // purgePass asks each knowledge base once and counts those that are not erased.

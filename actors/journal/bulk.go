@@ -31,6 +31,10 @@ type BlobStore interface {
 	OpenBlob(ctx context.Context, tenant, id string) (io.ReadCloser, BlobInfo, error)
 	// DeleteBlob removes it; unknown ids are no error.
 	DeleteBlob(ctx context.Context, tenant, id string) error
+	// ClaimedBlobs lists up to limit blobs that belong to the grain, in the order of
+	// their ids, those after the id given; of an identity with a tenant only, the
+	// tenant's blobs that nobody has claimed.
+	ClaimedBlobs(ctx context.Context, id Identity, after string, limit int) ([]string, error)
 }
 
 // Scope is one incarnation of one knowledge base. UID is new each time a

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/storage/crashpoint"
 )
 
 // blobInline is the largest blob kept in the database, in bytes: it rides in a
@@ -267,22 +268,33 @@ func (r *blobReader) Read(p []byte) (int, error) {
 // Close implements io.Closer.
 func (r *blobReader) Close() error { return r.src.Close() }
 
-// DeleteBlob implements journal.BlobStore. Readers that are open read on.
+// DeleteBlob implements journal.BlobStore. Readers that are open read on. A file that
+// a crash has left behind its row goes too.
 func (s *Store) DeleteBlob(ctx context.Context, tenant, id string) error {
 	if err := checkKeys("tenant", tenant); err != nil {
 		return err
+	}
+	if uuid.Validate(id) != nil { // not one of ours: unknown, and no name of a file
+		return ctx.Err()
 	}
 	var inFile bool
 	err := s.write(ctx, 256, func(t *txn) error {
 		found, err := t.row(`DELETE FROM blobs WHERE tenant = ?1 AND id = ?2 RETURNING data IS NULL`,
 			[]any{tenant, id}, &inFile)
-		inFile = found && inFile
+		if err != nil || found {
+			return err
+		}
+		var one int
+		foreign, err := t.row(`SELECT 1 FROM blobs WHERE id = ?1 AND data IS NULL`, []any{id}, &one)
+		inFile = !foreign && !s.files.writing(id)
 		return err
 	})
-	if err == nil && inFile {
-		s.removeFile(id)
+	if err != nil || !inFile {
+		return err
 	}
-	return err
+	crashpoint.Here("blob file")
+	s.removeFile(id)
+	return nil
 }
 
 // removeFile removes the file of a blob that has no row any more; a failure
@@ -291,4 +303,23 @@ func (s *Store) removeFile(id string) {
 	if err := s.files.remove(id); err != nil {
 		s.log.Warn("file of a deleted blob remains until the next collection", "blob", id, "err", err)
 	}
+}
+
+// ClaimedBlobs implements journal.BlobStore.
+func (s *Store) ClaimedBlobs(ctx context.Context, id journal.Identity, after string, limit int) ([]string, error) {
+	if err := checkKeys("tenant", id.Tenant); err != nil {
+		return nil, err
+	}
+	var out []string
+	err := s.read.each(ctx, `
+		SELECT id FROM blobs WHERE tenant = ?1 AND owner_kind = ?2 AND owner_id = ?3 AND id > ?4 ORDER BY id LIMIT ?5`,
+		[]any{id.Tenant, id.Kind, id.ID, after, limit}, func(rows *sql.Rows) error {
+			var blob string
+			if err := rows.Scan(&blob); err != nil {
+				return classify(err)
+			}
+			out = append(out, blob)
+			return nil
+		})
+	return out, err
 }

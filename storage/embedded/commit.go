@@ -8,6 +8,7 @@ import (
 	"fmt"
 
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/storage/crashpoint"
 )
 
 // commitGroup runs the operations in one transaction and answers each.
@@ -59,6 +60,7 @@ func (w *writer) transact(group []*op) error {
 		w.dropConn()
 		return err
 	}
+	crashpoint.Here("commit")
 	if _, err := st.ExecContext(context.Background()); err != nil {
 		err = commitError(err)
 		w.log.Error("commit failed", "operations", len(group), "err", err)

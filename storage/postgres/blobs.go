@@ -237,6 +237,19 @@ func (s *Store) DeleteBlob(ctx context.Context, tenant, id string) error {
 	return s.purgeBlob(context.WithoutCancel(ctx), tenant, id)
 }
 
+// ClaimedBlobs implements journal.BlobStore.
+func (s *Store) ClaimedBlobs(ctx context.Context, id journal.Identity, after string, limit int) ([]string, error) {
+	if err := checkKeys("tenant", id.Tenant); err != nil {
+		return nil, err
+	}
+	if err := checkText("kind", id.Kind, "id", id.ID, "blob", after); err != nil {
+		return nil, err
+	}
+	return collect(ctx, s.bulk.of(id.Tenant), `
+		SELECT id FROM blobs WHERE tenant = $1 AND owner_kind = $2 AND owner_id = $3 AND id > $4 AND NOT deleted ORDER BY id LIMIT $5`,
+		[]any{id.Tenant, id.Kind, id.ID, after, limit}, func(r pgx.CollectableRow) (blob string, err error) { return blob, r.Scan(&blob) })
+}
+
 // purgeBlob removes a deleted blob, its parts first. A part that a writer adds
 // meanwhile keeps the row, for the next collection.
 func (s *Store) purgeBlob(ctx context.Context, tenant, id string) error {

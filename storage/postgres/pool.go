@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"granary.dev/granary/actors/journal"
+	"granary.dev/granary/storage/crashpoint"
 )
 
 // querier is what a statement needs: a connection, or a transaction on one.
@@ -155,6 +156,7 @@ func (p *pool) transactOn(ctx context.Context, run func(context.Context, wire) e
 	committing := false
 	err = pgx.BeginFunc(ctx, c, func(tx pgx.Tx) error {
 		err := run(ctx, tx)
+		crashpoint.Here("transaction")
 		committing = err == nil
 		return err
 	})

@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"granary.dev/granary/storage/crashpoint"
 )
 
 // Whose statement it is, is said twice: in its WHERE, and by the setting that
@@ -41,6 +43,7 @@ func (t tenantPool) read(ctx context.Context, run func(context.Context, querier)
 }
 
 func (t tenantPool) write(ctx context.Context, run func(context.Context, querier) error) error {
+	crashpoint.Here("statement")
 	return t.pool.writeOn(ctx, t.as(run))
 }
 

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ func blobPromises() []promise {
 		{"C3_AbortedBlobLeavesNothing", blobAborted},
 		{"C3_DeletedBlobIsGoneAndOpenReadersFinish", blobDeleted},
 		{"C3_ClaimIsPartOfTheCommit", blobClaims},
+		{"I3_ClaimedBlobsAreListedByTheirGrain", blobsListed},
 		{"C3_UnclaimedBlobsAreCollectedAfterADay", blobsCollected},
 		{"I13_ForeignAndUnknownBlobsAnswerAlike", blobIsolation},
 	}
@@ -120,6 +122,51 @@ func blobClaims(t *testing.T, s *suite) {
 		t.Fatalf("%d events after two good claims", n)
 	}
 	must(t, s.claim(g, 0, b2.ID)) // the failed batch above did not claim it
+}
+
+// listed pages through the blobs of a grain, or those that nobody has.
+func (s *suite) listed(t *testing.T, id journal.Identity) (out []string) {
+	t.Helper()
+	for after := ""; ; {
+		page, err := s.Blobs.ClaimedBlobs(s.ctx, id, after, 2)
+		must(t, err)
+		if len(page) == 0 {
+			return out
+		}
+		after = page[len(page)-1]
+		out = append(out, page...)
+	}
+}
+
+func blobsListed(t *testing.T, s *suite) {
+	mine, theirs := grain("acme", "k1"), grain("acme", "k2")
+	f, _ := s.acquire(t, mine)
+	g, _ := s.acquire(t, theirs)
+	var own, loose []string
+	for _, n := range blobSizes() {
+		own = append(own, s.putBlob(t, "acme", noise(uint64(n), n)).ID)
+	}
+	other := s.putBlob(t, "acme", noise(1, 10)).ID
+	for range 3 {
+		loose = append(loose, s.putBlob(t, "acme", noise(2, 10)).ID)
+	}
+	s.putBlob(t, "foreign", noise(3, 10))
+	must(t, s.claim(f, 0, own...))
+	must(t, s.claim(g, 0, other))
+	slices.Sort(own)
+	slices.Sort(loose)
+	for _, want := range []struct {
+		of   journal.Identity
+		list []string
+	}{{mine, own}, {theirs, []string{other}}, {journal.Identity{Tenant: "acme"}, loose}, {grain("foreign", "k1"), nil}} {
+		if got := s.listed(t, want.of); !slices.Equal(got, want.list) {
+			t.Errorf("blobs of %v: %v, want %v", want.of, got, want.list)
+		}
+	}
+	must(t, s.Blobs.DeleteBlob(s.ctx, "acme", own[0]))
+	if got := s.listed(t, mine); !slices.Equal(got, own[1:]) {
+		t.Errorf("a deleted blob is listed: %v", got)
+	}
 }
 
 func blobsCollected(t *testing.T, s *suite) {
