@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -175,6 +176,19 @@ func (b *blobs) DeleteBlob(_ context.Context, tenant, id string) error {
 	defer b.mu.Unlock()
 	delete(b.kept, tenant+"/"+id)
 	return nil
+}
+
+// ClaimedBlobs: nobody has claimed anything here.
+func (b *blobs) ClaimedBlobs(_ context.Context, id journal.Identity, after string, limit int) (out []string, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for key := range b.kept {
+		if tenant, blob, _ := strings.Cut(key, "/"); tenant == id.Tenant && blob > after {
+			out = append(out, blob)
+		}
+	}
+	slices.Sort(out)
+	return out[:min(limit, len(out))], nil
 }
 
 func (b *blobs) count() int {

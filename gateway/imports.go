@@ -10,11 +10,13 @@ import (
 	"io"
 	"math/rand/v2"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
@@ -24,8 +26,9 @@ import (
 	"granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
 
-// ImportKnowledgeBase implements the service. The archive is read to its end, and
-// checked, before anything of it is more than a blob nobody claims; then the
+// ImportKnowledgeBase implements the service. What can be known from the archive's
+// header, and from the sizes of its sources as they come, is refused then. It is read to
+// its end, and checked, before anything of it is more than a blob nobody claims; then the
 // knowledge base is created, marked as being imported, and filled by the ordinary
 // way of documents. It erases itself if this node does not come to the end.
 func (s archives) ImportKnowledgeBase(ctx context.Context, stream granaryv1connect.ArchiveServiceImportKnowledgeBaseServerStream) (*v1.ImportKnowledgeBaseResponse, error) {
@@ -37,7 +40,10 @@ func (s archives) ImportKnowledgeBase(ctx context.Context, stream granaryv1conne
 	if first.GetSpec() == nil {
 		return nil, invalid(kb.ReasonRequestInvalid, "spec", "The first message of an import is its spec, not data.")
 	}
-	im := &importer{Gateway: s.Gateway, ctx: ctx, spec: first.GetSpec(), blobs: make(map[string]journal.BlobInfo), used: make(map[string]bool)}
+	im := &importer{Gateway: s.Gateway, ctx: ctx, spec: first.GetSpec(), blobs: make(map[string]journal.BlobInfo), used: make(map[string]bool), nextCheck: roomFirst}
+	if im.key = im.spec.GetRequestId(); im.key == "" {
+		im.key = uuid.NewString()
+	}
 	defer im.clean()
 	if im.tenant, err = im.limits(); err != nil {
 		return nil, err
@@ -104,9 +110,15 @@ type importer struct {
 	spec   *v1.ImportSpec
 	tenant *v1.TenantLimits
 
+	key       string // identifies the request
 	create    *v1.CreateKnowledgeBaseRequest
 	blobs     map[string]journal.BlobInfo // sources by hash
-	used      map[string]bool             // those a document has claimed
+	used      map[string]bool             // those given to a document
+	copies    []string                    // blobs of further documents with the same source
+	known     bool                        // the request came before: what it needs may be there already
+	whole     bool                        // all that was given is claimed
+	bytes     int64                       // of sources so far
+	nextCheck int64                       // of them, at which room is asked for
 	plan      journal.BlobWriter          // lines of documents to add
 	planned   string                      // its blob
 	documents int64
@@ -178,13 +190,41 @@ func (im *importer) Header(h archive.Header) error {
 			return invalid(kb.ReasonArchiveInvalid, "data", "The retention in the archive cannot be read.")
 		}
 	}
-	return im.valid(im.create)
+	if err := im.valid(im.create); err != nil {
+		return err
+	}
+	return im.probe()
+}
+
+// probe asks whether there may be such a knowledge base, before its sources come. It is
+// decided when they are here. A request that came before is one that goes on.
+func (im *importer) probe() error {
+	create := proto.CloneOf(im.create)
+	create.ValidateOnly = true
+	_, err := im.ask(&nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_BeginImport{BeginImport: &nodev1.BeginImport{Create: create}}}, im.beginKey())
+	if im.known = kb.Is(err, kb.ReasonIdempotencyMisuse); im.known {
+		return nil
+	}
+	return onlyRefused(err)
+}
+
+// room asks for room whenever what has come so far has doubled.
+func (im *importer) room(size int64) error {
+	im.bytes += size
+	if im.known || im.bytes < im.nextCheck {
+		return nil
+	}
+	im.nextCheck = 2 * im.bytes
+	return documents{im.Gateway}.tenantRoom(im.ctx, im.bytes)
 }
 
 // Source implements archive.Sink.
-func (im *importer) Source(sha string, _ int64, r io.Reader) error {
+func (im *importer) Source(sha string, size int64, r io.Reader) error {
 	if im.checked {
 		_, err := io.Copy(io.Discard, r)
+		return err
+	}
+	if err := im.room(size); err != nil {
 		return err
 	}
 	info, err := documents{im.Gateway}.store(im.ctx, r)
@@ -249,12 +289,8 @@ func (im *importer) Document(d archive.Document) error {
 
 // fill creates the knowledge base and adds the documents.
 func (im *importer) fill(hash string) (*v1.KnowledgeBase, error) {
-	key := im.spec.GetRequestId()
-	if key == "" {
-		key = uuid.NewString()
-	}
 	begun, err := im.ask(&nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_BeginImport{
-		BeginImport: &nodev1.BeginImport{Create: im.create, Archive: hash}}}, "import/"+key)
+		BeginImport: &nodev1.BeginImport{Create: im.create, Archive: hash}}}, im.beginKey())
 	if err != nil || im.checked {
 		return nil, err
 	}
@@ -263,9 +299,12 @@ func (im *importer) fill(hash string) (*v1.KnowledgeBase, error) {
 		im.undo(uid)
 		return nil, err
 	}
-	ended, err := im.ask(&nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_EndImport{EndImport: &nodev1.EndImport{Uid: uid}}}, "import/"+key+"/end")
+	im.whole = !im.known
+	ended, err := im.ask(&nodev1.KnowledgeBaseCall{Operation: &nodev1.KnowledgeBaseCall_EndImport{EndImport: &nodev1.EndImport{Uid: uid}}}, im.beginKey()+"/end")
 	return ended.GetKnowledgeBase(), err
 }
+
+func (im *importer) beginKey() string { return "import/" + im.key }
 
 func (im *importer) addAll(uid string) error {
 	r, _, err := im.cfg.Blobs.OpenBlob(im.ctx, callOf(im.ctx).principal.Tenant, im.planned)
@@ -319,7 +358,11 @@ func (im *importer) claim(sha string) (journal.BlobInfo, error) {
 		return journal.BlobInfo{}, err
 	}
 	defer func() { _ = r.Close() }()
-	return documents{im.Gateway}.store(im.ctx, r)
+	info, err = documents{im.Gateway}.store(im.ctx, r)
+	if err == nil {
+		im.copies = append(im.copies, info.ID)
+	}
+	return info, err
 }
 
 // ask sends a keyed operation, again and again while its owner moves.
@@ -356,10 +399,49 @@ func (im *importer) clean() {
 	if im.planned != "" {
 		ids = append(ids, im.planned)
 	}
+	given := slices.Clone(im.copies)
 	for sha, info := range im.blobs {
-		if !im.used[sha] {
+		if im.used[sha] {
+			given = append(given, info.ID)
+		} else {
 			ids = append(ids, info.ID)
 		}
 	}
-	documents{im.Gateway}.deleteBlobs(im.ctx, ids...)
+	if !im.whole && len(given) > 0 {
+		ids = append(ids, im.unclaimed(given)...)
+	}
+	for part := range slices.Chunk(ids, cleanupPart) {
+		documents{im.Gateway}.deleteBlobs(im.ctx, part...)
+	}
+}
+
+// cleanupPart is how many blobs are deleted in the time for one clean-up.
+const cleanupPart = 100
+
+// unclaimed gives those of the blobs that were meant for a document and became nobody's:
+// their document was there already, or was never added.
+func (im *importer) unclaimed(given []string) (out []string) {
+	mine := make(map[string]bool, len(given))
+	for _, id := range given {
+		mine[id] = true
+	}
+	of := journal.Identity{Tenant: callOf(im.ctx).principal.Tenant}
+	for after := ""; ; {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(im.ctx), cleanupTime)
+		page, err := im.cfg.Blobs.ClaimedBlobs(ctx, of, after, 1000)
+		cancel()
+		if err != nil {
+			im.log.WarnContext(im.ctx, "sources of an import not looked for; they are collected later", "error", err)
+			return out
+		}
+		for _, id := range page {
+			if mine[id] {
+				out = append(out, id)
+			}
+		}
+		if len(page) == 0 {
+			return out
+		}
+		after = page[len(page)-1]
+	}
 }

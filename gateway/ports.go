@@ -34,6 +34,8 @@ type Blobs interface {
 	CreateBlob(ctx context.Context, tenant string) (journal.BlobWriter, error)
 	OpenBlob(ctx context.Context, tenant, id string) (io.ReadCloser, journal.BlobInfo, error)
 	DeleteBlob(ctx context.Context, tenant, id string) error
+	// ClaimedBlobs lists, of an identity with a tenant only, what nobody has claimed.
+	ClaimedBlobs(ctx context.Context, id journal.Identity, after string, limit int) ([]string, error)
 }
 
 // Verifier tells who holds a token. Every error but a context's and a *kb.Error
