@@ -26,14 +26,16 @@ import (
 type clusterOptions struct {
 	nodes  int
 	seed   uint64
-	spaces bool // each node and PostgreSQL in a network namespace of its own
-	fsync  bool // of PostgreSQL
+	spaces bool   // each node and PostgreSQL in a network namespace of its own
+	fsync  bool   // of PostgreSQL
+	config string // a configuration file's content, beside the flags
 }
 
 // cluster is a private PostgreSQL and some processes of the real binary.
 type cluster struct {
 	seed    uint64
 	dir     string
+	config  string // the configuration file; "": none
 	pg      *pgtest.Server
 	network *network // nil on loopback addresses
 	members []*member
@@ -68,6 +70,12 @@ type member struct {
 func newCluster(t *testing.T, o clusterOptions) *cluster {
 	t.Helper()
 	c := &cluster{seed: o.seed, dir: t.TempDir()}
+	if o.config != "" {
+		c.config = filepath.Join(c.dir, "granary.yaml")
+		if err := os.WriteFile(c.config, []byte(o.config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if o.spaces {
 		c.network = newNetwork(t, o.nodes)
 	}
@@ -125,6 +133,9 @@ func (c *cluster) newMember(t *testing.T, i int) *member {
 		t.Fatal(err)
 	}
 	m.args = []string{"serve", "--dev", "--tier", "unlimited", "--data", m.data, "--node", m.name, "--store", c.url, "--metrics", "127.0.0.1:0"}
+	if c.config != "" {
+		m.args = append(m.args, "--config", c.config)
+	}
 	if c.network == nil {
 		m.api = freePort(t)
 		gossip := freePort(t)
