@@ -95,6 +95,8 @@ type Log struct {
 	ships   shipper
 	backlog atomic.Int64 // bytes in segments that are not in the store
 
+	shipping atomic.Int64 // Unix nanoseconds of the oldest record the store may not have; 0: it has all
+
 	records, refused, summarised, shipped, shipErrors, lost atomic.Int64
 }
 
@@ -268,11 +270,17 @@ type Stats struct {
 	ShipErrors int64 // batches the store did not take, and that are sent again
 	Lost       int64 // damaged places in segments: what stood there never reaches the store
 	Backlog    int64 // bytes on disk that the store does not have
+	// Lag is the age of the oldest record that the store is asked to take; 0 when it has all.
+	Lag time.Duration
 }
 
 // Stats reads the counters.
 func (l *Log) Stats() Stats {
-	return Stats{Records: l.records.Load(), Refused: l.refused.Load(), Summarised: l.summarised.Load(),
+	lag := time.Duration(0)
+	if t := l.shipping.Load(); t != 0 {
+		lag = max(0, l.now().Sub(time.Unix(0, t)))
+	}
+	return Stats{Lag: lag, Records: l.records.Load(), Refused: l.refused.Load(), Summarised: l.summarised.Load(),
 		Shipped: l.shipped.Load(), ShipErrors: l.shipErrors.Load(), Lost: l.lost.Load(), Backlog: l.backlog.Load()}
 }
 

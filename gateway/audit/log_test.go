@@ -132,7 +132,7 @@ func TestI1_RecordsOfManyCallersReachTheStoreOnceInTheirChains(t *testing.T) {
 	if n := files(t, dir); n != 0 {
 		t.Fatalf("%d segments stay", n)
 	}
-	if st := l.Stats(); st.Records != 400 || st.Shipped != 400 || st.Backlog != 0 || st.Refused != 0 {
+	if st := l.Stats(); st.Records != 400 || st.Shipped != 400 || st.Backlog != 0 || st.Refused != 0 || st.Lag != 0 {
 		t.Fatalf("%+v", st)
 	}
 	if err := l.Record(call("acme", 1)); !errors.Is(err, ErrUnavailable) {
@@ -148,6 +148,9 @@ func TestI1_RecordsWaitOnTheDiskWhileTheStoreIsAway(t *testing.T) {
 		check(t, l.Record(call("acme", i))) // the store being away fails nothing
 	}
 	<-s.tried
+	if st := l.Stats(); st.Lag <= 0 || st.Lag > time.Hour || st.Backlog == 0 {
+		t.Fatalf("while the store is away: %+v", st)
+	}
 	gone, cancel := context.WithCancel(t.Context())
 	cancel()
 	check(t, l.Close(gone)) // the process ends with the store still away

@@ -63,6 +63,7 @@ func (l *Log) ship(ctx context.Context) {
 	for {
 		seg := l.ships.first()
 		if seg == nil {
+			l.shipping.Store(0)
 			select {
 			case <-l.done:
 				if l.ships.first() == nil {
@@ -107,6 +108,7 @@ func (l *Log) shipSegment(ctx context.Context, seg *segment) bool {
 		case closed:
 			return true
 		default:
+			l.shipping.Store(0) // the store has all
 			select {
 			case <-l.kick:
 				gather(ctx, l.quit)
@@ -130,6 +132,7 @@ func gather(ctx context.Context, quit <-chan struct{}) {
 
 // deliver gives a batch to the store, again until it takes it; false when ctx ended.
 func (l *Log) deliver(ctx context.Context, batch []journal.Access) bool {
+	l.shipping.Store(batch[0].Time.UnixNano())
 	for wait, told := shipAgain, false; ; wait = min(2*wait, shipAgainTo) {
 		try, cancel := context.WithTimeout(ctx, shipTime)
 		err := l.cfg.Store.PutAccesses(try, batch)

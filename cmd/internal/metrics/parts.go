@@ -44,6 +44,7 @@ func (r *Registry) Audit(log *audit.Log, limit int64) error {
 		counter("granary_audit_ship_failures_total", "Batches that the store did not take and that are sent again.", func(s s) int64 { return s.ShipErrors }),
 		counter("granary_audit_damages_total", "Damaged places in segments on this node: what stood there never reaches the store.", func(s s) int64 { return s.Lost }),
 		gauge("granary_audit_backlog_bytes", "Records on this node's disk that the store does not have yet.", func(s s) int64 { return s.Backlog }),
+		gauge("granary_audit_lag_seconds", "Age of the oldest record that the store is asked to take; 0 when it has all.", func(s s) float64 { return s.Lag.Seconds() }),
 		gauge("granary_audit_backlog_limit_bytes", "The backlog above which calls are refused.", func(s) int64 { return limit }),
 	}})
 }
