@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
+	"strings"
 	"testing"
 
 	"granary.dev/granary/actors/kb"
@@ -69,6 +70,11 @@ func FuzzReceipt(f *testing.F) {
 	sealed, public := seal(f, 1, someReceipt())
 	f.Add(sealed)
 	f.Add([]byte(`{"payloadType":"application/vnd.granary.erasure-receipt.v1+json","payload":"e30=","signatures":[{"keyid":"","sig":""}]}`))
+	text := string(sealed) // names and values twice, in capitals, and what comes after
+	for _, other := range []string{text + text, text + " {", strings.Replace(text, `"payload":`, `"payload":"e30=","payload":`, 1),
+		strings.Replace(text, `"payload"`, `"PAYLOAD"`, 1), strings.Replace(text, `"signatures":[`, `"signatures":[{},`, 1)} {
+		f.Add([]byte(other))
+	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if r, err := kb.VerifyReceipt(data, public); err == nil && r != someReceipt() {
 			t.Fatalf("forged: %+v", r)

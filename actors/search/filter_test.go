@@ -122,7 +122,8 @@ func TestC5_WrongFiltersSayWhyAndWhere(t *testing.T) {
 }
 
 func FuzzParseFilter(f *testing.F) {
-	for _, s := range []string{`document = "a" AND (page > 1 OR NOT name : "x*")`, `metadata.k IN [1,-2,"\""]`, `-created<2026-01-01T00:00:00Z`, `type=a/b`, "name:'\\"} {
+	for _, s := range []string{`document = "a" AND (page > 1 OR NOT name : "x*")`, `metadata.k IN [1,-2,"\""]`, `-created<2026-01-01T00:00:00Z`, `type=a/b`, "name:'\\", "metadata.0 IN[0,0,!", "metadata.0 IN [0,0\"\"",
+		"-created<000000000 ", "document = \"a\"0", "document = \"a\" AND (pag\xe8\xe8OR NOT name : \"x*\")"} {
 		f.Add(s)
 	}
 	v := library(f)

@@ -96,6 +96,11 @@ func FuzzParse(f *testing.F) {
 	f.Add(newKey(f, "acme").Reveal())
 	f.Add("grnk_acme__")
 	f.Add("grnk_a_aaaaaaaaaaaaaaaa_" + strings.Repeat("a", 58))
+	for _, tenant := range []string{" ", "aA", "0\xdd", "a\n", "a_b", ""} {
+		f.Add("grnk_" + tenant + "_0000000000000000_2222222222222222" + strings.Repeat("0", 42))
+	}
+	f.Add("grnk_0_0000000000000000_" + strings.Repeat("0", 52) + "\r00000")
+	f.Add(newKey(f, "acme").Reveal() + "\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		k, err := apikey.Parse(text)
 		if err == nil && (k.Reveal() != text || !strings.HasPrefix(text, apikey.Prefix+k.Tenant+"_"+k.ID+"_") || !gateway.ValidTenant(k.Tenant)) {

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,13 @@ func FuzzToken(f *testing.F) {
 	for _, header := range []string{`{"alg":"none"}`, `{"alg":"EdDSA","kid":"k","kid":"k"}`, `{"alg":"EdDSA","jku":"https://x"}`, "[]", "", "{"} {
 		f.Add(b64([]byte(header)) + "." + parts[1] + "." + parts[2])
 		f.Add(parts[0] + "." + b64([]byte(header)) + "." + parts[2])
+	}
+	for i, part := range parts { // what a decoder of base64 may read as it reads the good one
+		for _, other := range []string{part + "\n", part[:4] + "\r\n" + part[4:], part + "=", " " + part, part[:len(part)-1] + string(part[len(part)-1]^1)} {
+			twin := slices.Clone(parts)
+			twin[i] = other
+			f.Add(strings.Join(twin, "."))
+		}
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := a.Verify(t.Context(), text)
