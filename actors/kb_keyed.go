@@ -101,8 +101,7 @@ func recorded(rec journal.Idempotency, m *nodev1.KnowledgeBaseCall) *nodev1.Know
 	r := &nodev1.KnowledgeBaseReply{}
 	switch {
 	case rec.RequestHash != requestHash(m):
-		return errorReply(kb.Errorf(kb.CodeInvalidArgument, kb.ReasonIdempotencyMisuse,
-			"the idempotency key was used for a different request"))
+		return errorReply(keyMisused())
 	case proto.Unmarshal(rec.Response, r) != nil:
 		return errorReply(kb.Errorf(kb.CodeInternal, kb.ReasonInternal, "the stored response cannot be read"))
 	}
@@ -132,6 +131,14 @@ func requestHash(m *nodev1.KnowledgeBaseCall) string {
 	if s := m.GetAddDocument().GetSource(); s != nil {
 		s.Blob = ""
 	}
+	return messageHash(m)
+}
+
+func keyMisused() error {
+	return kb.Errorf(kb.CodeInvalidArgument, kb.ReasonIdempotencyMisuse, "the idempotency key was used for a different request")
+}
+
+func messageHash(m proto.Message) string {
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		return ""

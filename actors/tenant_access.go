@@ -32,6 +32,8 @@ func (g *tenantGrain) serveAccess(c call, m *nodev1.TenantCall) bool {
 		g.change(c, m.GetHeader(), change{reply: tenantDone, rule: func() ([]kb.Event, error) { return g.tenant.RevokeKey(id), nil }})
 	case *nodev1.TenantCall_BindRole, *nodev1.TenantCall_UnbindRole, *nodev1.TenantCall_ListRoles:
 		g.serveRoles(c, m)
+	case *nodev1.TenantCall_ImportSettings:
+		g.importSettings(c, m.GetHeader(), op.ImportSettings)
 	default:
 		return g.serveWorkspaces(c, m)
 	}

@@ -34,16 +34,7 @@ func (g *tenantGrain) decideChange(c call, h *nodev1.Header, ch change, proven b
 		g.answer(c, ch.reply())
 		return
 	}
-	var reply *nodev1.TenantReply
-	g.record(c, h, events, func() {
-		if ch.after == nil {
-			c.Reply(reply, nil)
-			return
-		}
-		ch.after(func() { c.Reply(reply, nil) })
-	})
-	// The state has the events now; the commit takes until a later message.
-	reply = ch.reply()
+	g.record(c, h, events, ch.reply, ch.after)
 }
 
 // read answers from what is current.

@@ -24,6 +24,7 @@ type tenantGrain struct {
 	rates       *tenantRates      // nil until something is counted
 	subscribers []string          // ids of the knowledge bases that asked for the settings, sorted
 	used        map[string]int64  // last uses of API keys, seconds since 1970
+	keyed       map[journal.IdempotencyKey]*tenantKey
 
 	purging    bool // a purge is under way
 	finishing  bool // its last steps are: nothing is decided any more
@@ -62,6 +63,7 @@ func (g *tenantGrain) Receive(ctx actor.Context) {
 		g.endWork()
 		g.stopped()
 		g.refuseStorage(g.broken)
+		g.refuseKeyed(movedError())
 	case *purgeMsg:
 		g.purgeWhenDue()
 	case *purgedMsg:
@@ -105,19 +107,28 @@ func (g *tenantGrain) receiveLife(ctx actor.Context) {
 	case *recalledMsg:
 		g.recalled(m)
 	case *sparedMsg:
-		if g.phase == phaseActive && g.quiet() && g.reads == nil && g.broken == nil {
+		if g.phase == phaseActive && g.idle() {
 			g.leave()
 		}
+	case *foundTenantKeyMsg:
+		g.foundKey(ctx, m)
+	case *answeredKeyMsg:
+		g.answeredKey(m)
 	case *overdueMsg:
 		g.log().Warn("the drain took too long and is cut off")
 		ctx.Stop(g.self)
 	case interface{ PassivateRequested() }:
-		if g.phase == phaseActive && g.quiet() && g.reads == nil && g.broken == nil && !g.purging && !g.recalling() {
+		if g.phase == phaseActive && g.idle() && !g.purging && !g.recalling() {
 			g.leave()
 		}
 	case interface{ DrainRequested() }:
 		g.handOver(ctx)
 	}
+}
+
+// idle reports whether nothing is under way that an answer waits for.
+func (g *tenantGrain) idle() bool {
+	return g.quiet() && g.reads == nil && g.broken == nil && len(g.keyed) == 0
 }
 
 // handOver ends the activation in an orderly way.
@@ -131,6 +142,7 @@ func (g *tenantGrain) handOver(ctx actor.Context) {
 	case g.phase == phaseActive && g.broken == nil:
 		g.failReads(movedError())
 		g.refuseStorage(movedError())
+		g.refuseKeyed(movedError())
 		g.endWork()
 		if g.quiet() {
 			g.leave()
@@ -212,6 +224,7 @@ func (g *tenantGrain) leave() {
 }
 
 func (g *tenantGrain) released(ctx actor.Context) {
+	g.refuseKeyed(movedError())
 	if len(g.waiting) > 0 && !g.stopping {
 		g.restart()
 		g.load(g.restore)
@@ -237,7 +250,9 @@ func (g *tenantGrain) handle(c call) {
 			return
 		}
 	}
-	g.serve(c, m)
+	if !g.serveKeyed(c, m) {
+		g.serve(c, m)
+	}
 }
 
 // serve carries a call out, on what is current.
@@ -319,7 +334,7 @@ func (g *tenantGrain) unproven(c call, proven bool, again func()) bool {
 func (g *tenantGrain) decide(c call, h *nodev1.Header, rule func() []kb.Event, proven bool) {
 	events := rule()
 	if len(events) > 0 {
-		g.record(c, h, events, func() { c.Reply(tenantDone(), nil) })
+		g.record(c, h, events, tenantDone, nil)
 		return
 	}
 	if !g.unproven(c, proven, func() { g.decide(c, h, rule, true) }) {
@@ -327,24 +342,30 @@ func (g *tenantGrain) decide(c call, h *nodev1.Header, rule func() []kb.Event, p
 	}
 }
 
-// record queues events of a call; answer runs when they are committed.
-func (g *tenantGrain) record(c call, h *nodev1.Header, events []kb.Event, answer func()) {
+// record queues events of a call. Its reply is made when the state has them; it goes
+// out when they are committed, and after has called what it is given; nil: at once.
+func (g *tenantGrain) record(c call, h *nodev1.Header, events []kb.Event, reply func() *nodev1.TenantReply, after func(then func())) {
 	w, err := g.enqueue(tenantState{g.tenant}, originOf(h), events)
 	if err != nil {
 		c.Reply(nil, err)
 		return
 	}
-	w.answer = orReply(c, answer)
+	r := reply()
+	w.answer = orReply(c, func() {
+		if after == nil {
+			c.Reply(r, nil)
+			return
+		}
+		after(func() { c.Reply(r, nil) })
+	})
 	w.done = w.answer
+	g.keep(w, c, r)
 	g.flush(g.owes())
 }
 
 func (g *tenantGrain) updateConfig(c call, h *nodev1.Header, r *granaryv1.UpdateTenantConfigRequest, proven bool) {
 	config := configOf(r.GetDefaultConfig())
-	err := config.Validate(g.deps.knownModel)
-	if err == nil {
-		err = kb.Resolve(g.deps.builtIn(), config, kb.Config{}, kb.Config{}).ValidateEffective()
-	}
+	err := g.checkConfig(config)
 	var events []kb.Event
 	if err == nil {
 		events, err = g.tenant.Configure(r.GetEtag(), config)
@@ -364,11 +385,12 @@ func (g *tenantGrain) updateConfig(c call, h *nodev1.Header, r *granaryv1.Update
 
 // configure commits new settings, and tells the knowledge bases before the reply.
 func (g *tenantGrain) configure(c call, h *nodev1.Header, events []kb.Event) {
-	var reply *nodev1.TenantReply
-	var settings *nodev1.TenantSettings
-	g.record(c, h, events, func() { g.publish(settings, func() { c.Reply(reply, nil) }) })
-	// The state has them now; the commit takes until a later message.
-	reply, settings = g.tenantReply(), g.settings()
+	var settings *nodev1.TenantSettings // of when the change was made
+	reply := func() *nodev1.TenantReply {
+		settings = g.settings()
+		return g.tenantReply()
+	}
+	g.record(c, h, events, reply, func(then func()) { g.publish(settings, then) })
 }
 
 // publishTimeout bounds how long a change of settings waits to be spread.

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"strings"
 
 	"connectrpc.com/connect/v2"
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -15,6 +16,8 @@ import (
 // access serves granary.v1.AccessService.
 type access struct{ *Gateway }
 
+const apiKeysPrefix = "apiKeys/"
+
 // WhoAmI implements the service.
 func (s access) WhoAmI(ctx context.Context, _ *v1.WhoAmIRequest) (*v1.WhoAmIResponse, error) {
 	p := callOf(ctx).principal
@@ -23,7 +26,7 @@ func (s access) WhoAmI(ctx context.Context, _ *v1.WhoAmIRequest) (*v1.WhoAmIResp
 		out.Grants = append(out.Grants, &v1.AccessGrant{Role: string(g.Role), Workspace: g.Workspace, KnowledgeBase: g.KnowledgeBase})
 	}
 	if p.KeyID != "" {
-		out.ApiKey = "apiKeys/" + p.KeyID
+		out.ApiKey = apiKeysPrefix + p.KeyID
 	}
 	if !p.Expires.IsZero() {
 		out.ExpireTime = timestamppb.New(p.Expires)
@@ -42,15 +45,27 @@ func (s access) CreateApiKey(ctx context.Context, req *v1.CreateApiKeyRequest) (
 		return nil, err
 	}
 	reply, err := s.askTenant(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_CreateKey{
-		CreateKey: &nodev1.CreateKey{Request: req, Id: k.ID, Mac: k.MAC(s.cfg.KeyPepper)}}}, "")
+		CreateKey: &nodev1.CreateKey{Request: req, Id: k.ID, Mac: k.MAC(s.cfg.KeyPepper)}}}, taken(&req.RequestId))
 	if err != nil {
 		return nil, err
 	}
 	if reply.GetKey() == nil {
 		return nil, errReply
 	}
+	if name := reply.GetKey().GetName(); name != apiKeysPrefix+k.ID { // of the first request under its key
+		return nil, kb.Errorf(kb.CodeAlreadyExists, kb.ReasonKeyExists,
+			"This request has made the API key %s, whose text was in its first answer only. If that is lost, revoke the key and make another.",
+			strings.TrimPrefix(name, apiKeysPrefix)).With("api_key", name)
+	}
 	noStore(ctx)
 	return &v1.CreateApiKeyResponse{ApiKey: reply.GetKey(), Secret: k.Reveal()}, nil
+}
+
+// taken takes the key of a request out of it: what is asked is the same with and without.
+func taken(requestID *string) string {
+	key := *requestID
+	*requestID = ""
+	return key
 }
 
 // noStore keeps an answer out of every cache.
@@ -85,8 +100,8 @@ func (s access) ListApiKeys(ctx context.Context, req *v1.ListApiKeysRequest) (*v
 }
 
 // done sends a tenant what answers with nothing but that it is done.
-func (s access) done(ctx context.Context, msg *nodev1.TenantCall) (*emptypb.Empty, error) {
-	reply, err := s.askTenant(ctx, msg, "")
+func (s access) done(ctx context.Context, msg *nodev1.TenantCall, key string) (*emptypb.Empty, error) {
+	reply, err := s.askTenant(ctx, msg, key)
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +113,7 @@ func (s access) done(ctx context.Context, msg *nodev1.TenantCall) (*emptypb.Empt
 
 // RevokeApiKey implements the service.
 func (s access) RevokeApiKey(ctx context.Context, req *v1.RevokeApiKeyRequest) (*emptypb.Empty, error) {
-	return s.done(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_RevokeKey{RevokeKey: req}})
+	return s.done(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_RevokeKey{RevokeKey: req}}, taken(&req.RequestId))
 }
 
 // SetRoleBinding implements the service.
@@ -107,7 +122,7 @@ func (s access) SetRoleBinding(ctx context.Context, req *v1.SetRoleBindingReques
 	if !validSubject(b.GetSubject()) || reserved(b.GetSubject()) {
 		return nil, invalid(kb.ReasonRequestInvalid, "binding.subject", "Nobody can have this subject.")
 	}
-	if _, err := s.done(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_BindRole{BindRole: b}}); err != nil {
+	if _, err := s.done(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_BindRole{BindRole: b}}, req.GetRequestId()); err != nil {
 		return nil, err
 	}
 	return &v1.SetRoleBindingResponse{Binding: b}, nil
@@ -115,7 +130,7 @@ func (s access) SetRoleBinding(ctx context.Context, req *v1.SetRoleBindingReques
 
 // RemoveRoleBinding implements the service.
 func (s access) RemoveRoleBinding(ctx context.Context, req *v1.RemoveRoleBindingRequest) (*emptypb.Empty, error) {
-	return s.done(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_UnbindRole{UnbindRole: req}})
+	return s.done(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_UnbindRole{UnbindRole: req}}, taken(&req.RequestId))
 }
 
 // ListRoleBindings implements the service.
@@ -130,8 +145,8 @@ func (s access) ListRoleBindings(ctx context.Context, req *v1.ListRoleBindingsRe
 	return reply.GetRoles(), nil
 }
 
-func (s access) workspace(ctx context.Context, msg *nodev1.TenantCall) (*v1.Workspace, error) {
-	reply, err := s.askTenant(ctx, msg, "")
+func (s access) workspace(ctx context.Context, msg *nodev1.TenantCall, key string) (*v1.Workspace, error) {
+	reply, err := s.askTenant(ctx, msg, key)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +158,7 @@ func (s access) workspace(ctx context.Context, msg *nodev1.TenantCall) (*v1.Work
 
 // CreateWorkspace implements the service.
 func (s access) CreateWorkspace(ctx context.Context, req *v1.CreateWorkspaceRequest) (*v1.CreateWorkspaceResponse, error) {
-	w, err := s.workspace(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_CreateWorkspace{CreateWorkspace: req}})
+	w, err := s.workspace(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_CreateWorkspace{CreateWorkspace: req}}, taken(&req.RequestId))
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +167,7 @@ func (s access) CreateWorkspace(ctx context.Context, req *v1.CreateWorkspaceRequ
 
 // GetWorkspace implements the service.
 func (s access) GetWorkspace(ctx context.Context, req *v1.GetWorkspaceRequest) (*v1.GetWorkspaceResponse, error) {
-	w, err := s.workspace(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_GetWorkspace{GetWorkspace: req}})
+	w, err := s.workspace(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_GetWorkspace{GetWorkspace: req}}, "")
 	if err != nil {
 		return nil, err
 	}
@@ -161,7 +176,7 @@ func (s access) GetWorkspace(ctx context.Context, req *v1.GetWorkspaceRequest) (
 
 // UpdateWorkspace implements the service.
 func (s access) UpdateWorkspace(ctx context.Context, req *v1.UpdateWorkspaceRequest) (*v1.UpdateWorkspaceResponse, error) {
-	w, err := s.workspace(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_UpdateWorkspace{UpdateWorkspace: req.GetWorkspace()}})
+	w, err := s.workspace(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_UpdateWorkspace{UpdateWorkspace: req.GetWorkspace()}}, req.GetRequestId())
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +185,7 @@ func (s access) UpdateWorkspace(ctx context.Context, req *v1.UpdateWorkspaceRequ
 
 // DeleteWorkspace implements the service.
 func (s access) DeleteWorkspace(ctx context.Context, req *v1.DeleteWorkspaceRequest) (*emptypb.Empty, error) {
-	return s.done(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_DeleteWorkspace{DeleteWorkspace: req}})
+	return s.done(ctx, &nodev1.TenantCall{Operation: &nodev1.TenantCall_DeleteWorkspace{DeleteWorkspace: req}}, taken(&req.RequestId))
 }
 
 // ListWorkspaces implements the service.

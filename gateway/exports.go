@@ -74,7 +74,11 @@ func (s archives) ExportTenant(ctx context.Context, req *v1.ExportTenantRequest,
 	out, done := packed(req.GetCompression(), func(b []byte) error {
 		return connectionOf(ctx).send(func() error { return stream.Send(&v1.ExportTenantResponse{Data: b}) })
 	})
-	w, err := archive.NewTenantWriter(out, s.now().UTC(), map[string]json.RawMessage{"tenant": tenant})
+	who, err := s.exportAccess(ctx)
+	if err != nil {
+		return err
+	}
+	w, err := archive.NewTenantWriter(out, s.now().UTC(), tenant, who)
 	if err != nil {
 		return err
 	}

@@ -91,6 +91,10 @@ func (g *Gateway) askTenant(ctx context.Context, msg *nodev1.TenantCall, key str
 	if err != nil {
 		return nil, err
 	}
+	return g.askTenantWith(ctx, msg, h)
+}
+
+func (g *Gateway) askTenantWith(ctx context.Context, msg *nodev1.TenantCall, h *nodev1.Header) (*nodev1.TenantReply, error) {
 	msg.Header = h
 	answer, err := g.cfg.Grains.Ask(ctx, kindTenant, h.GetTenant(), h.GetTenant(), msg)
 	if err != nil {

@@ -48,7 +48,13 @@ func (s archives) ImportKnowledgeBase(ctx context.Context, stream granaryv1conne
 	if im.tenant, err = im.limits(); err != nil {
 		return nil, err
 	}
-	summary, err := im.read(&receiver{ctx: ctx, stream: stream})
+	summary, err := im.read(&receiver{ctx: ctx, next: func() ([]byte, error) {
+		msg, err := stream.Receive()
+		if err == nil && msg.GetSpec() != nil {
+			err = secondSpec()
+		}
+		return msg.GetData(), err
+	}})
 	if err != nil {
 		return nil, im.refusal(err)
 	}
@@ -62,27 +68,27 @@ func (s archives) ImportKnowledgeBase(ctx context.Context, stream granaryv1conne
 
 // receiver reads the data messages of an import.
 type receiver struct {
-	ctx    context.Context
-	stream granaryv1connect.ArchiveServiceImportKnowledgeBaseServerStream
-	left   []byte
-	err    error // of the stream
+	ctx  context.Context
+	next func() ([]byte, error) // of the stream
+	left []byte
+	err  error // of the stream
+}
+
+func secondSpec() error {
+	return invalid(kb.ReasonRequestInvalid, "spec", "Only the first message of an import is a spec.")
 }
 
 func (r *receiver) Read(p []byte) (int, error) {
 	for len(r.left) == 0 {
 		connectionOf(r.ctx).reading()
-		msg, err := r.stream.Receive()
+		data, err := r.next()
 		if err != nil {
 			if !errors.Is(err, io.EOF) {
 				r.err = err
 			}
 			return 0, err
 		}
-		part, ok := msg.GetPart().(*v1.ImportKnowledgeBaseRequest_Data)
-		if !ok {
-			return 0, invalid(kb.ReasonRequestInvalid, "spec", "Only the first message of an import is a spec.")
-		}
-		r.left = part.Data
+		r.left = data
 	}
 	n := copy(p, r.left)
 	r.left = r.left[n:]
@@ -103,6 +109,19 @@ func (u *unpacked) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// unpack gives what is read as a tar file, compressed or not; done ends it.
+func unpack(r *receiver) (body io.Reader, done func(), err error) {
+	in := bufio.NewReader(r)
+	if head, err := in.Peek(len(zstdMagic)); err != nil || !bytes.Equal(head, zstdMagic) {
+		return in, func() {}, nil
+	}
+	z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20), zstd.WithDecoderMaxWindow(8<<20))
+	if err != nil {
+		return nil, nil, err
+	}
+	return &unpacked{z: z, from: r}, z.Close, nil
+}
+
 // importer is one import. It is the sink of its archive.
 type importer struct {
 	*Gateway
@@ -120,10 +139,13 @@ type importer struct {
 	bytes     int64                       // of sources so far
 	nextCheck int64                       // of them, at which room is asked for
 	plan      journal.BlobWriter          // lines of documents to add
-	planned   string                      // its blob
+	planID    string                      // its blob
 	documents int64
 	expired   int64
 	checked   bool // nothing is stored
+
+	// Where a knowledge base of a tenant's archive goes, that was in a workspace.
+	place func(workspace string) string
 }
 
 // limits are the tenant's: what is more than they allow need not be read to the end.
@@ -137,32 +159,50 @@ var zstdMagic = []byte{0x28, 0xb5, 0x2f, 0xfd}
 
 // read reads the archive to its end.
 func (im *importer) read(r *receiver) (archive.Summary, error) {
-	im.checked = im.spec.GetValidateOnly()
-	in := bufio.NewReader(r)
-	var body io.Reader = in
-	if head, err := in.Peek(len(zstdMagic)); err == nil && bytes.Equal(head, zstdMagic) {
-		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(64<<20), zstd.WithDecoderMaxWindow(8<<20))
-		if err != nil {
-			return archive.Summary{}, err
-		}
-		defer z.Close()
-		body = &unpacked{z: z, from: r}
+	body, done, err := unpack(r)
+	if err != nil {
+		return archive.Summary{}, err
 	}
-	var err error
-	if !im.checked {
-		if im.plan, err = im.cfg.Blobs.CreateBlob(im.ctx, callOf(im.ctx).principal.Tenant); err != nil {
-			return archive.Summary{}, err
-		}
-		defer im.plan.Abort()
+	defer done()
+	if err := im.begin(); err != nil {
+		return archive.Summary{}, err
 	}
-	summary, err := archive.Read(body, archive.Limits{Documents: im.tenant.GetDocumentsPerKnowledgeBase(), SourceSize: im.cfg.MaxUpload,
-		SourceBytes: im.tenant.GetStorageBytes()}, im)
-	if err != nil || im.checked {
+	defer im.abort()
+	summary, err := archive.Read(body, partLimits(im.tenant, im.cfg.MaxUpload), im)
+	if err != nil {
 		return summary, err
 	}
+	return summary, im.planned()
+}
+
+// partLimits bound an archive of a knowledge base.
+func partLimits(t *v1.TenantLimits, source int64) archive.Limits {
+	return archive.Limits{Documents: t.GetDocumentsPerKnowledgeBase(), SourceSize: source, SourceBytes: t.GetStorageBytes()}
+}
+
+// begin opens what the documents to add are noted in.
+func (im *importer) begin() (err error) {
+	if im.checked = im.spec.GetValidateOnly(); !im.checked {
+		im.plan, err = im.cfg.Blobs.CreateBlob(im.ctx, callOf(im.ctx).principal.Tenant)
+	}
+	return err
+}
+
+// planned ends the plan: all is read.
+func (im *importer) planned() error {
+	if im.checked {
+		return nil
+	}
 	info, err := im.plan.Commit(im.ctx)
-	im.planned = info.ID
-	return summary, err
+	im.planID = info.ID
+	return err
+}
+
+// abort gives a plan up that was not ended.
+func (im *importer) abort() {
+	if im.plan != nil {
+		im.plan.Abort()
+	}
 }
 
 // refusal says to the client what is wrong with its archive.
@@ -177,7 +217,10 @@ func (im *importer) refusal(err error) error {
 func (im *importer) Header(h archive.Header) error {
 	k := h.KnowledgeBase
 	im.create = &v1.CreateKnowledgeBaseRequest{KnowledgeBaseId: im.spec.GetKnowledgeBaseId(), DisplayName: k.DisplayName, Description: k.Description,
-		ValidateOnly: im.checked}
+		ValidateOnly: im.checked, Workspace: im.spec.GetWorkspace()}
+	if im.place != nil {
+		im.create.Workspace = im.place(k.Workspace)
+	}
 	if k.Config != nil {
 		im.create.Config = &v1.Config{}
 		if protojson.Unmarshal(k.Config, im.create.Config) != nil {
@@ -307,7 +350,7 @@ func (im *importer) fill(hash string) (*v1.KnowledgeBase, error) {
 func (im *importer) beginKey() string { return "import/" + im.key }
 
 func (im *importer) addAll(uid string) error {
-	r, _, err := im.cfg.Blobs.OpenBlob(im.ctx, callOf(im.ctx).principal.Tenant, im.planned)
+	r, _, err := im.cfg.Blobs.OpenBlob(im.ctx, callOf(im.ctx).principal.Tenant, im.planID)
 	if err != nil {
 		return err
 	}
@@ -396,8 +439,8 @@ func (im *importer) undo(uid string) {
 // clean deletes the blobs that no document has claimed.
 func (im *importer) clean() {
 	var ids []string
-	if im.planned != "" {
-		ids = append(ids, im.planned)
+	if im.planID != "" {
+		ids = append(ids, im.planID)
 	}
 	given := slices.Clone(im.copies)
 	for sha, info := range im.blobs {

@@ -153,7 +153,8 @@ func (g *Gateway) deadline(next connect.ServerFunc) connect.ServerFunc {
 			}
 		case connect.StreamTypeClient:
 			limit = maxUploadTime
-			if spec.Procedure == granaryv1connect.ArchiveServiceImportKnowledgeBaseProcedure {
+			switch spec.Procedure {
+			case granaryv1connect.ArchiveServiceImportKnowledgeBaseProcedure, granaryv1connect.ArchiveServiceImportTenantProcedure:
 				limit = maxImportTime
 			}
 		default:

@@ -40,7 +40,7 @@ func unaryMethods(t *testing.T) map[string]string {
 		"RemoveRoleBinding": `{"subject":"bob"}`, "ListRoleBindings": `{}`, "CreateWorkspace": `{"workspaceId":"legal"}`,
 		"GetWorkspace": `{"name":"legal"}`, "ListWorkspaces": `{}`, "UpdateWorkspace": `{"workspace":{"name":"legal"}}`, "DeleteWorkspace": `{"name":"legal"}`,
 
-		"CreateTenant": `{"tenantId":"acme"}`, "DescribeTenant": `{"name":"acme"}`, "DescribeTenantUsage": `{"name":"acme"}`, "ListTenants": `{}`, "UpdateTenant": `{"name":"acme"}`,
+		"CreateTenant": `{"tenantId":"acme"}`, "DescribeTenant": `{"name":"acme"}`, "DescribeTenantUsage": `{"name":"acme"}`, "RecountTenantUsage": `{"name":"acme"}`, "ListTenants": `{}`, "UpdateTenant": `{"name":"acme"}`,
 		"SuspendTenant": `{"name":"acme"}`, "ResumeTenant": `{"name":"acme"}`, "DeleteTenant": `{"name":"acme"}`, "UndeleteTenant": `{"name":"acme"}`,
 		"ListAuditEvents": `{}`, "GetCheckpoint": `{}`, "ListTenantAuditEvents": `{"tenant":"acme"}`, "GetTenantCheckpoint": `{"tenant":"acme"}`,
 

@@ -22,8 +22,8 @@ type TenantDirectory interface {
 type tenantAdmin struct{ operations }
 
 // ask sends an operation to any tenant, in the operator's name.
-func (s tenantAdmin) ask(ctx context.Context, name string, msg *nodev1.TenantCall) (*v1.Tenant, error) {
-	reply, err := s.askAny(ctx, name, msg)
+func (s tenantAdmin) ask(ctx context.Context, name string, msg *nodev1.TenantCall, key string) (*v1.Tenant, error) {
+	reply, err := s.askAny(ctx, name, msg, key)
 	if err != nil {
 		return nil, err
 	}
@@ -33,12 +33,12 @@ func (s tenantAdmin) ask(ctx context.Context, name string, msg *nodev1.TenantCal
 	return reply.GetTenant(), nil
 }
 
-func (s tenantAdmin) askAny(ctx context.Context, name string, msg *nodev1.TenantCall) (*nodev1.TenantReply, error) {
+func (s tenantAdmin) askAny(ctx context.Context, name string, msg *nodev1.TenantCall, key string) (*nodev1.TenantReply, error) {
 	id := strings.TrimPrefix(name, tenantsPrefix)
 	if !ValidTenant(id) {
 		return nil, invalid(kb.ReasonRequestInvalid, "name", "%q is no tenant.", name)
 	}
-	h, err := operatorHeader(ctx, id, "")
+	h, err := operatorHeader(ctx, id, key)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func operatorHeader(ctx context.Context, tenant, key string) (*nodev1.Header, er
 // CreateTenant implements the service.
 func (s tenantAdmin) CreateTenant(ctx context.Context, req *v1.CreateTenantRequest) (*v1.CreateTenantResponse, error) {
 	s.record(ctx, slog.String("tenant", req.GetTenantId()))
-	t, err := s.ask(ctx, req.GetTenantId(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_CreateTenant{CreateTenant: req}})
+	t, err := s.ask(ctx, req.GetTenantId(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_CreateTenant{CreateTenant: req}}, taken(&req.RequestId))
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func (s tenantAdmin) CreateTenant(ctx context.Context, req *v1.CreateTenantReque
 
 // DescribeTenant implements the service.
 func (s tenantAdmin) DescribeTenant(ctx context.Context, req *v1.DescribeTenantRequest) (*v1.DescribeTenantResponse, error) {
-	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_DescribeTenant{DescribeTenant: req}})
+	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_DescribeTenant{DescribeTenant: req}}, "")
 	if err != nil {
 		return nil, err
 	}
@@ -88,11 +88,10 @@ func (s tenantAdmin) DescribeTenant(ctx context.Context, req *v1.DescribeTenantR
 
 // DescribeTenantUsage implements the service.
 func (s tenantAdmin) DescribeTenantUsage(ctx context.Context, req *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error) {
-	known := &v1.DescribeTenantRequest{Name: req.GetName()} // one that does not exist has used nothing, and shows nothing
-	if _, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_DescribeTenant{DescribeTenant: known}}); err != nil {
+	if err := s.exists(ctx, req.GetName()); err != nil {
 		return nil, err
 	}
-	reply, err := s.askAny(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_GetUsage{GetUsage: &v1.GetUsageRequest{}}})
+	reply, err := s.askAny(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_GetUsage{GetUsage: &v1.GetUsageRequest{}}}, "")
 	if err != nil {
 		return nil, err
 	}
@@ -102,10 +101,31 @@ func (s tenantAdmin) DescribeTenantUsage(ctx context.Context, req *v1.DescribeTe
 	return &v1.DescribeTenantUsageResponse{Usage: reply.GetUsage()}, nil
 }
 
+// exists refuses a tenant that does not: it has used nothing, and shows nothing.
+func (s tenantAdmin) exists(ctx context.Context, name string) error {
+	_, err := s.ask(ctx, name, &nodev1.TenantCall{Operation: &nodev1.TenantCall_DescribeTenant{DescribeTenant: &v1.DescribeTenantRequest{Name: name}}}, "")
+	return err
+}
+
+// RecountTenantUsage implements the service.
+func (s tenantAdmin) RecountTenantUsage(ctx context.Context, req *v1.RecountTenantUsageRequest) (*v1.RecountTenantUsageResponse, error) {
+	if err := s.exists(ctx, req.GetName()); err != nil {
+		return nil, err
+	}
+	reply, err := s.askAny(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_RecountUsage{RecountUsage: &v1.RecountUsageRequest{}}}, "")
+	if err != nil {
+		return nil, err
+	}
+	if reply.GetRecount() == nil {
+		return nil, errReply
+	}
+	return &v1.RecountTenantUsageResponse{Recounts: reply.GetRecount().GetRecounts()}, nil
+}
+
 // UpdateTenant implements the service.
 func (s tenantAdmin) UpdateTenant(ctx context.Context, req *v1.UpdateTenantRequest) (*v1.UpdateTenantResponse, error) {
 	s.record(ctx, slog.String("tenant", req.GetName()), slog.String("tier", req.GetTier()))
-	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_UpdateTenant{UpdateTenant: req}})
+	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_UpdateTenant{UpdateTenant: req}}, taken(&req.RequestId))
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +135,7 @@ func (s tenantAdmin) UpdateTenant(ctx context.Context, req *v1.UpdateTenantReque
 // SuspendTenant implements the service.
 func (s tenantAdmin) SuspendTenant(ctx context.Context, req *v1.SuspendTenantRequest) (*v1.SuspendTenantResponse, error) {
 	s.record(ctx, slog.String("tenant", req.GetName()))
-	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_SuspendTenant{SuspendTenant: req}})
+	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_SuspendTenant{SuspendTenant: req}}, taken(&req.RequestId))
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +145,7 @@ func (s tenantAdmin) SuspendTenant(ctx context.Context, req *v1.SuspendTenantReq
 // ResumeTenant implements the service.
 func (s tenantAdmin) ResumeTenant(ctx context.Context, req *v1.ResumeTenantRequest) (*v1.ResumeTenantResponse, error) {
 	s.record(ctx, slog.String("tenant", req.GetName()))
-	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_ResumeTenant{ResumeTenant: req}})
+	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_ResumeTenant{ResumeTenant: req}}, taken(&req.RequestId))
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +155,7 @@ func (s tenantAdmin) ResumeTenant(ctx context.Context, req *v1.ResumeTenantReque
 // DeleteTenant implements the service.
 func (s tenantAdmin) DeleteTenant(ctx context.Context, req *v1.DeleteTenantRequest) (*v1.DeleteTenantResponse, error) {
 	s.record(ctx, slog.String("tenant", req.GetName()))
-	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_DeleteTenant{DeleteTenant: req}})
+	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_DeleteTenant{DeleteTenant: req}}, taken(&req.RequestId))
 	if err != nil {
 		return nil, err
 	}
@@ -145,7 +165,7 @@ func (s tenantAdmin) DeleteTenant(ctx context.Context, req *v1.DeleteTenantReque
 // UndeleteTenant implements the service.
 func (s tenantAdmin) UndeleteTenant(ctx context.Context, req *v1.UndeleteTenantRequest) (*v1.UndeleteTenantResponse, error) {
 	s.record(ctx, slog.String("tenant", req.GetName()))
-	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_UndeleteTenant{UndeleteTenant: req}})
+	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_UndeleteTenant{UndeleteTenant: req}}, taken(&req.RequestId))
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +189,7 @@ func (s tenantAdmin) ListTenants(ctx context.Context, req *v1.ListTenantsRequest
 	}
 	out := &v1.ListTenantsResponse{}
 	for _, id := range ids {
-		t, err := s.ask(ctx, id, &nodev1.TenantCall{Operation: &nodev1.TenantCall_DescribeTenant{DescribeTenant: &v1.DescribeTenantRequest{Name: id}}})
+		t, err := s.ask(ctx, id, &nodev1.TenantCall{Operation: &nodev1.TenantCall_DescribeTenant{DescribeTenant: &v1.DescribeTenantRequest{Name: id}}}, "")
 		switch {
 		case kb.Is(err, kb.ReasonTenantNotFound):
 		case err != nil:

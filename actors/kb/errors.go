@@ -71,6 +71,7 @@ const (
 	ReasonWorkspaceExists       = "WORKSPACE_EXISTS"
 	ReasonWorkspaceNotEmpty     = "WORKSPACE_NOT_EMPTY"
 	ReasonKeyNotFound           = "API_KEY_NOT_FOUND"
+	ReasonKeyExists             = "API_KEY_EXISTS"
 	ReasonTooMany               = "TOO_MANY"
 	ReasonAuditShared           = "AUDIT_OF_FORMER_TENANT"
 

@@ -289,6 +289,39 @@ func (t *Tenant) DeleteWorkspace(id string) ([]Event, error) {
 	return []Event{&WorkspaceRemoved{ID: id}}, nil
 }
 
+// ImportAccess decides the workspaces and role bindings of an archive that somebody who
+// has giver brings in: beside what there is, and in the place of what is there under the
+// same id or of the same subject in the same place.
+func (t *Tenant) ImportAccess(giver []Grant, workspaces []Workspace, bindings []Binding) ([]Event, error) {
+	next := &Tenant{id: t.id, workspaces: slices.Clone(t.workspaces), bindings: slices.Clone(t.bindings)}
+	var events []Event
+	take := func(decided []Event, err error) error {
+		for _, e := range decided {
+			next.applyAccess(e)
+		}
+		events = append(events, decided...)
+		return err
+	}
+	for _, w := range workspaces {
+		decide := func() ([]Event, error) { return next.CreateWorkspace(w) }
+		if next.hasWorkspace(w.ID) {
+			decide = func() ([]Event, error) { return next.RenameWorkspace(w.ID, w.DisplayName) }
+			if _, there := place(next.workspaces, w.ID, workspaceID); !there && w.DisplayName == "" {
+				continue // the default one, as it is
+			}
+		}
+		if err := take(decide()); err != nil {
+			return nil, err
+		}
+	}
+	for _, b := range bindings {
+		if err := take(next.Bind(giver, b)); err != nil {
+			return nil, err
+		}
+	}
+	return events, nil
+}
+
 // applyAccess folds an event of the tenant's access; false when it is none.
 func (t *Tenant) applyAccess(e Event) bool {
 	switch e := e.(type) {

@@ -6,7 +6,7 @@
 // sources/{sha256} and documents/{number}.jsonl, and manifest.json at the end. An
 // archive without its manifest is cut off. A reader believes nothing: names, order,
 // types, sizes, hashes and numbers are checked, and only then does it say that the
-// archive is good.
+// archive is good. The archive of a tenant (tenant.go) has such archives as parts.
 package archive
 
 import (
@@ -24,10 +24,12 @@ const (
 	documentDir  = "documents/"
 )
 
-// Format and Version are in every header.
+// Format and Version are in every header. Archives of tenants have a version of
+// their own: those of version 1 had nothing but tenant.json and knowledge bases.
 const (
-	Format  = "granary-archive"
-	Version = 1
+	Format        = "granary-archive"
+	Version       = 1
+	TenantVersion = 2
 )
 
 // PageSize is the most documents of one entry.

@@ -49,15 +49,28 @@ var (
 // [ErrInvalid]; those of r and of the sink come as they are.
 func Read(r io.Reader, lim Limits, sink Sink) (Summary, error) {
 	in := &source{r: r}
-	rd := &reader{tar: tar.NewReader(in), lim: lim, sink: sink, sources: make(map[string]int64)}
+	t := tar.NewReader(in)
+	s, err := newReader(t, lim, sink).read(t.Next)
+	if err != nil {
+		return Summary{}, in.cause(err)
+	}
+	return s, in.cause(rest(t, in))
+}
+
+func newReader(t *tar.Reader, lim Limits, sink Sink) *reader {
+	return &reader{tar: t, lim: lim, sink: sink, sources: make(map[string]int64)}
+}
+
+// read reads up to the manifest; next gives the header of each entry.
+func (r *reader) read(next func() (*tar.Header, error)) (Summary, error) {
 	names := sha256.New()
 	for {
-		h, err := rd.tar.Next()
+		h, err := next()
 		if errors.Is(err, io.EOF) {
 			return Summary{}, invalidf("it is cut off: there is no manifest")
 		}
 		if err != nil {
-			return Summary{}, in.cause(err)
+			return Summary{}, err
 		}
 		if err := regular(h); err != nil {
 			return Summary{}, err
@@ -65,17 +78,17 @@ func Read(r io.Reader, lim Limits, sink Sink) (Summary, error) {
 		if m := sourceName.FindStringSubmatch(h.Name); m != nil {
 			names.Write([]byte(m[1]))
 		}
-		done, err := rd.entry(h)
+		done, err := r.entry(h)
 		if err != nil {
-			return Summary{}, in.cause(err)
+			return Summary{}, err
 		}
 		if !done {
 			continue
 		}
-		if rd.manifest.SourceNames != hex.EncodeToString(names.Sum(nil)) {
+		if r.manifest.SourceNames != hex.EncodeToString(names.Sum(nil)) {
 			return Summary{}, invalidf("its sources are not those of the manifest")
 		}
-		return Summary{rd.manifest, rd.hash}, in.cause(rest(rd.tar, in))
+		return Summary{r.manifest, r.hash}, nil
 	}
 }
 
@@ -154,6 +167,7 @@ type reader struct {
 	entries  []Entry
 	manifest Manifest
 	hash     string
+	id       string // of the knowledge base, if it must be this one
 }
 
 // entry reads one entry; done when it was the manifest.
@@ -176,16 +190,23 @@ func (r *reader) entry(h *tar.Header) (done bool, err error) {
 
 // whole reads a small entry into memory and notes it.
 func (r *reader) whole(h *tar.Header, limit int64) ([]byte, error) {
-	if h.Size > limit {
-		return nil, invalidf("the entry %s has %d bytes", h.Name, h.Size)
+	data, e, err := whole(r.tar, h, limit)
+	if err == nil {
+		r.entries = append(r.entries, e)
 	}
-	data, err := io.ReadAll(r.tar)
+	return data, err
+}
+
+func whole(t *tar.Reader, h *tar.Header, limit int64) ([]byte, Entry, error) {
+	if h.Size > limit {
+		return nil, Entry{}, invalidf("the entry %.80q has %d bytes", h.Name, h.Size)
+	}
+	data, err := io.ReadAll(t)
 	if err != nil {
-		return nil, err
+		return nil, Entry{}, err
 	}
 	sum := sha256.Sum256(data)
-	r.entries = append(r.entries, Entry{h.Name, h.Size, hex.EncodeToString(sum[:])})
-	return data, nil
+	return data, Entry{h.Name, h.Size, hex.EncodeToString(sum[:])}, nil
 }
 
 func (r *reader) header(h *tar.Header) error {
@@ -199,6 +220,9 @@ func (r *reader) header(h *tar.Header) error {
 	}
 	if out.Format != Format || out.Version != Version {
 		return invalidf("it is %.40q version %d, this release reads %q version %d", out.Format, out.Version, Format, Version)
+	}
+	if r.id != "" && out.KnowledgeBase.ID != r.id {
+		return invalidf("the folder of %.80q holds %.80q", r.id, out.KnowledgeBase.ID)
 	}
 	return r.sink.Header(out)
 }

@@ -122,7 +122,7 @@ func (a *app) keyCreate() *cobra.Command {
 	places := addPlaces(cmd)
 	expires := cmd.Flags().String("expires", "", "when it ends by itself: in 90d or 12h, or at 2027-03-01T00:00:00Z (default never)")
 	cmd.RunE = a.run(func(ctx context.Context, s *session, out *output, args []string) error {
-		req := &granaryv1.CreateApiKeyRequest{DisplayName: strings.Join(args, ""), Grants: places.grants(*role)}
+		req := &granaryv1.CreateApiKeyRequest{DisplayName: strings.Join(args, ""), Grants: places.grants(*role), RequestId: requestID()}
 		var err error
 		if req.ExpireTime, err = endOf(*expires, time.Now()); err != nil {
 			return usagef("--expires: %s", err)

@@ -67,6 +67,10 @@ func (f *fake) CreateTenant(ctx context.Context, r *granaryv1.CreateTenantReques
 	return unary[*granaryv1.CreateTenantResponse](ctx, f, r)
 }
 
+func (f *fake) RecountTenantUsage(ctx context.Context, r *granaryv1.RecountTenantUsageRequest) (*granaryv1.RecountTenantUsageResponse, error) {
+	return unary[*granaryv1.RecountTenantUsageResponse](ctx, f, r)
+}
+
 func (f *fake) DescribeTenantUsage(ctx context.Context, r *granaryv1.DescribeTenantUsageRequest) (*granaryv1.DescribeTenantUsageResponse, error) {
 	return unary[*granaryv1.DescribeTenantUsageResponse](ctx, f, r)
 }

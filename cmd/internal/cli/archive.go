@@ -74,9 +74,10 @@ func (a *app) kbExport() *cobra.Command {
 
 func (a *app) tenantExport() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "export",
-		Short:   "Write an archive of everything your tenant has to standard output",
-		Long:    "Writes an archive with the tenant's settings and all of its knowledge bases. It holds no secrets.",
+		Use:   "export",
+		Short: "Write an archive of everything your tenant has to standard output",
+		Long: "Writes an archive with the tenant's settings, workspaces, role bindings and all of its knowledge bases. It holds no\n" +
+			"secrets: of API keys it says that they are there, and import makes none.",
 		Example: "  granary tenant export > tenant.tar.zst",
 		Args:    cobra.NoArgs,
 	}
@@ -156,18 +157,27 @@ func sendArchive(ctx context.Context, s *session, from io.Reader, spec *granaryv
 		return nil, err
 	}
 	err = stream.Send(&granaryv1.ImportKnowledgeBaseRequest{Part: &granaryv1.ImportKnowledgeBaseRequest_Spec{Spec: spec}})
+	if err := sendPieces(from, err, func(data []byte) error {
+		return stream.Send(&granaryv1.ImportKnowledgeBaseRequest{Part: &granaryv1.ImportKnowledgeBaseRequest_Data{Data: data}})
+	}); err != nil {
+		return nil, err
+	}
+	return stream.CloseAndReceive()
+}
+
+// sendPieces sends what it reads, unless the spec before it could not be sent. A server
+// that takes no more has answered, and the answer says why.
+func sendPieces(from io.Reader, err error, send func([]byte) error) error {
 	buf := make([]byte, importPiece)
 	for err == nil {
 		var n int
 		n, err = io.ReadFull(from, buf)
-		if n > 0 {
-			if sent := stream.Send(&granaryv1.ImportKnowledgeBaseRequest{Part: &granaryv1.ImportKnowledgeBaseRequest_Data{Data: buf[:n]}}); sent != nil {
-				err = io.EOF // the server has answered; the answer says why
-			}
+		if n > 0 && send(buf[:n]) != nil {
+			err = io.EOF
 		}
 	}
-	if !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-		return nil, err
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
 	}
-	return stream.CloseAndReceive()
+	return err
 }

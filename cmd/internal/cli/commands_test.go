@@ -150,9 +150,17 @@ func script(req proto.Message) (proto.Message, error) {
 		}
 		return res, nil
 	case *granaryv1.RecountUsageRequest:
-		return &granaryv1.RecountUsageResponse{Recounts: []*granaryv1.Recount{{Metric: "storage_bytes", Counter: 4096, Recount: 4096},
-			{Metric: "documents_per_knowledge_base", KnowledgeBase: "knowledgeBases/handbook", Counter: 12, Recount: 11, Drift: 1},
-			{Metric: "storage_bytes", KnowledgeBase: "knowledgeBases/old", Note: "is being deleted"}}}, nil
+		return &granaryv1.RecountUsageResponse{Recounts: sampleRecounts()}, nil
+	case *granaryv1.RecountTenantUsageRequest:
+		if strings.HasSuffix(r.GetName(), "acme") {
+			return &granaryv1.RecountTenantUsageResponse{Recounts: sampleRecounts()}, nil
+		}
+		return &granaryv1.RecountTenantUsageResponse{Recounts: []*granaryv1.Recount{{Metric: "storage_bytes", Counter: 7, Recount: 7}, {Metric: "concurrent_processing"}}}, nil
+	case *granaryv1.ListTenantsRequest:
+		if r.GetPageToken() == "" {
+			return &granaryv1.ListTenantsResponse{Tenants: []*granaryv1.Tenant{{Name: "tenants/acme"}}, NextPageToken: "more"}, nil
+		}
+		return &granaryv1.ListTenantsResponse{Tenants: []*granaryv1.Tenant{{Name: "tenants/umbrella"}}}, nil
 	case *granaryv1.GetUsageRequest:
 		return &granaryv1.GetUsageResponse{Usage: sampleUsage()}, nil
 	case *granaryv1.DescribeTenantUsageRequest:
@@ -203,7 +211,10 @@ func TestOutputOfEveryCommandMatchesItsGoldenFiles(t *testing.T) {
 		"usage":          {"usage"},
 		"usage_tenant":   {"usage", "--tenant", "acme"},
 		"usage_recount":  {"usage", "--recount"},
-		"version":        {"version"},
+
+		"usage_recount_tenant": {"usage", "--recount", "--tenant", "acme"},
+		"usage_recount_all":    {"usage", "--recount", "--all"},
+		"version":              {"version"},
 	}
 	for name, args := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -219,6 +230,14 @@ func TestOutputOfEveryCommandMatchesItsGoldenFiles(t *testing.T) {
 			wantCode(t, term, ExitOK)
 			golden(t, name+".terminal", term.stdout+"--- stderr\n"+term.stderr)
 		})
+	}
+}
+
+func sampleRecounts() []*granaryv1.Recount {
+	return []*granaryv1.Recount{
+		{Metric: "storage_bytes", Counter: 4096, Recount: 4096},
+		{Metric: "documents_per_knowledge_base", KnowledgeBase: "knowledgeBases/handbook", Counter: 12, Recount: 11, Drift: 1},
+		{Metric: "storage_bytes", KnowledgeBase: "knowledgeBases/old", Note: "is being deleted"},
 	}
 }
 

@@ -50,6 +50,8 @@ type fake struct {
 	answer func(req proto.Message) (proto.Message, error) // unary methods
 	upload func(spec *granaryv1.DocumentSpec, data []byte) (*granaryv1.UploadDocumentResponse, error)
 	watch  func(ctx context.Context, req *granaryv1.WatchEventsRequest, send func(*granaryv1.WatchEventsResponse) error) error
+
+	archives granaryv1connect.ArchiveServiceHandler
 }
 
 func (f *fake) note(ctx context.Context, req proto.Message) {
@@ -212,6 +214,9 @@ func (f *fake) serve(t *testing.T, http1 bool) string {
 	granaryv1connect.RegisterEncryptionServiceHandler(server, f)
 	granaryv1connect.RegisterAccessServiceHandler(server, f)
 	granaryv1connect.RegisterTenantAdminServiceHandler(server, f)
+	if f.archives != nil {
+		granaryv1connect.RegisterArchiveServiceHandler(server, f.archives)
+	}
 	mux := http.NewServeMux()
 	connecthttp.Mount(mux, server)
 	srv := httptest.NewUnstartedServer(mux)

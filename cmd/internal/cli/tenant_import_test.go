@@ -1,93 +1,80 @@
 package cli
 
 import (
-	"archive/tar"
 	"bytes"
+	"context"
 	"errors"
-	"fmt"
 	"io"
-	"slices"
+	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
+	"connectrpc.com/connect/v2"
+	"google.golang.org/protobuf/encoding/protojson"
 
+	"granary.dev/granary/actors/kb"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
+	"granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
 
-func tarOf(t *testing.T, entries ...string) []byte {
-	t.Helper()
-	var b bytes.Buffer
-	w := tar.NewWriter(&b)
-	for i := 0; i < len(entries); i += 2 {
-		if err := errors.Join(w.WriteHeader(&tar.Header{Name: entries[i], Mode: 0o600, Size: int64(len(entries[i+1]))})); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.WriteString(w, entries[i+1]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.Bytes()
+// importing is a server that takes archives.
+type importing struct {
+	granaryv1connect.ArchiveServiceHandler
+	spec   *granaryv1.ImportTenantSpec
+	got    bytes.Buffer
+	refuse error
 }
 
-// parts reads an archive and tells what it is made of.
-func parts(archive []byte) (seen []string, err error) {
-	err = tenantParts(bytes.NewReader(archive), func(t *granaryv1.Tenant) error {
-		seen = append(seen, t.GetName())
-		return nil
-	}, func(id string, r io.Reader) error {
-		tr := tar.NewReader(r)
-		for {
-			h, err := tr.Next()
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			data, err := io.ReadAll(tr)
-			if err != nil {
-				return err
-			}
-			seen = append(seen, fmt.Sprintf("%s: %s=%s", id, h.Name, data))
+func (s *importing) ImportTenant(_ context.Context, stream granaryv1connect.ArchiveServiceImportTenantServerStream) (*granaryv1.ImportTenantResponse, error) {
+	for {
+		msg, err := stream.Receive()
+		if errors.Is(err, io.EOF) {
+			return &granaryv1.ImportTenantResponse{Workspaces: 2, RoleBindings: 3, ApiKeys: 4, KnowledgeBases: []*granaryv1.ImportedKnowledgeBase{
+				{Name: "knowledgeBases/notes", Documents: 5, ExpiredDocuments: 1, SourceBytes: 2048}}}, nil
 		}
-	})
-	return seen, err
-}
-
-func TestAnArchiveOfATenantIsReadAsThoseOfItsKnowledgeBases_I3(t *testing.T) {
-	whole := tarOf(t, "tenant.json", `{"name":"tenants/acme","unknownOfLater":1}`,
-		"knowledge_bases/a/granary.json", "1", "knowledge_bases/a/sources/x", "22", "knowledge_bases/a/manifest.json", "3",
-		"knowledge_bases/b/granary.json", "4", "knowledge_bases/b/manifest.json", "5", "manifest.json", "{}")
-	want := []string{"tenants/acme", "a: granary.json=1", "a: sources/x=22", "a: manifest.json=3", "b: granary.json=4", "b: manifest.json=5"}
-	z, err := zstd.NewWriter(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, archive := range [][]byte{whole, z.EncodeAll(whole, nil)} {
-		if got, err := parts(archive); err != nil || !slices.Equal(got, want) {
-			t.Errorf("%v %v", got, err)
+		if err != nil {
+			return nil, err
 		}
-	}
-	for name, bad := range map[string][]byte{
-		"nothing": nil, "a knowledge base's": tarOf(t, "granary.json", "{}"), "no JSON": tarOf(t, "tenant.json", "x", "manifest.json", "{}"),
-		"no manifest": tarOf(t, "tenant.json", "{}", "knowledge_bases/a/granary.json", "1"), "cut off": whole[:2000],
-		"another folder": tarOf(t, "tenant.json", "{}", "../a/granary.json", "1", "manifest.json", "{}"),
-		"no id":          tarOf(t, "tenant.json", "{}", "knowledge_bases//x", "1", "manifest.json", "{}"),
-	} {
-		if got, err := parts(bad); !errors.Is(err, errTenantArchive) {
-			t.Errorf("%s: %v %v", name, got, err)
+		if msg.GetSpec() != nil {
+			s.spec = msg.GetSpec()
+		} else if s.refuse != nil {
+			return nil, s.refuse
 		}
+		s.got.Write(msg.GetData())
 	}
 }
 
-func TestAFailedPartEndsTheImportOfATenant_I3(t *testing.T) {
-	broken := errors.New("the server refuses")
-	err := tenantParts(bytes.NewReader(tarOf(t, "tenant.json", "{}", "knowledge_bases/a/granary.json", "1", "knowledge_bases/a/sources/x", string(make([]byte, 1<<20)),
-		"manifest.json", "{}")), func(*granaryv1.Tenant) error { return nil }, func(string, io.Reader) error { return broken })
-	if !errors.Is(err, broken) {
-		t.Errorf("%v", err)
+// I3: what standard input holds reaches the server, and its answer is shown.
+func TestTenantImportSendsTheArchive_I3(t *testing.T) {
+	text := strings.Repeat("archive ", 200_000)
+	for args, verb := range map[string]string{"": "imported", "--validate-only": "the archive is good:"} {
+		s := &importing{}
+		f := &fake{answer: script, archives: s}
+		r := granary(t, f.serve(t, false), world{stdin: text}, append([]string{"tenant", "import", "--request-id", "r-1"}, strings.Fields(args)...)...)
+		wantCode(t, r, ExitOK)
+		if s.got.String() != text || s.spec.GetRequestId() != "r-1" || s.spec.GetValidateOnly() != (args != "") {
+			t.Errorf("%q: sent %d bytes as %v", args, s.got.Len(), s.spec)
+		}
+		want := "notes: " + verb + " 5 documents, 2048 bytes of sources\nnotes: 1 documents whose time is over were left out\n" + verb + " 1 knowledge bases, 2 workspaces, 3 role bindings\n"
+		if r.stdout != want || !strings.Contains(r.stderr, "4 API keys have to be made anew") {
+			t.Errorf("%q: %s%s", args, r.stdout, r.stderr)
+		}
+	}
+	s := &importing{}
+	f := &fake{answer: script, archives: s}
+	r := granary(t, f.serve(t, false), world{stdin: text}, "tenant", "import", "--json")
+	var res granaryv1.ImportTenantResponse
+	if err := protojson.Unmarshal([]byte(r.stdout), &res); err != nil || res.GetApiKeys() != 4 || s.spec.GetRequestId() == "" {
+		t.Errorf("%v in %s", err, r.stdout)
+	}
+}
+
+// I3: a server that refuses an archive in the middle says why.
+func TestARefusedTenantImportSaysWhy_I3(t *testing.T) {
+	s := &importing{refuse: rpcError(t, connect.CodeInvalidArgument, kb.ReasonArchiveInvalid, "The archive cannot be imported.", 0)}
+	f := &fake{answer: script, archives: s}
+	r := granary(t, f.serve(t, false), world{stdin: strings.Repeat("archive ", 1_000_000)}, "tenant", "import")
+	wantCode(t, r, ExitFailed)
+	if !strings.Contains(r.stderr, kb.ReasonArchiveInvalid) {
+		t.Errorf("it says %s", r.stderr)
 	}
 }

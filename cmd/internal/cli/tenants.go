@@ -79,7 +79,7 @@ func (a *app) tenantCreate() *cobra.Command {
 	name := cmd.Flags().String("display-name", "", "name for people")
 	limits := addLimits(cmd)
 	cmd.RunE = a.operate(func(ctx context.Context, s *session, out *output, args []string) error {
-		req := &granaryv1.CreateTenantRequest{TenantId: shortTenant(args[0]), Tier: *tier, DisplayName: *name}
+		req := &granaryv1.CreateTenantRequest{TenantId: shortTenant(args[0]), Tier: *tier, DisplayName: *name, RequestId: requestID()}
 		if len(limits.set) > 0 {
 			req.LimitOverrides = &granaryv1.TenantLimits{}
 			if err := limits.apply(req.GetLimitOverrides()); err != nil {

@@ -21,19 +21,31 @@ func (a *app) usageCommand() *cobra.Command {
 			"LEFT has in it. What is granted ahead to a node and not used shows as neither used nor left.\n\n" +
 			"--recount counts what is stored and processed anew, from the journals and the stored sources, and shows it beside\n" +
 			"the counters: each drift is 0 while nothing is under way.\n\n" +
-			"--tenant shows another tenant to an operator, with the token of GRANARY_OPERATOR_TOKEN or DATA/" + DevOperatorTokenFile + ".",
+			"--tenant shows another tenant to an operator, and --recount --all the storage of each tenant and every drift, with the token of GRANARY_OPERATOR_TOKEN or DATA/" + DevOperatorTokenFile + ".",
 		Example: `  granary usage
   granary usage --recount
   granary usage --json | jq -r '.usage.quotas[] | .metric + " " + .used'
-  granary usage --tenant acme`,
+  granary usage --tenant acme
+  granary usage --recount --tenant acme
+  granary usage --recount --all`,
 		Args: cobra.NoArgs,
 	})
 	tenant := cmd.Flags().String("tenant", "", "the `tenant` to show, to an operator")
-	anew := cmd.Flags().Bool("recount", false, "count your own tenant's usage anew, and show the drift of each counter")
-	cmd.MarkFlagsMutuallyExclusive("tenant", "recount")
+	anew := cmd.Flags().Bool("recount", false, "count the usage anew, and show the drift of each counter")
+	all := cmd.Flags().Bool("all", false, "with --recount: all tenants, to an operator")
+	cmd.MarkFlagsMutuallyExclusive("tenant", "all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if *tenant != "" {
+		if *all && !*anew {
+			return usagef("--all goes with --recount")
+		}
+		if *tenant != "" || *all {
 			return a.operate(func(ctx context.Context, s *session, out *output, _ []string) error {
+				switch {
+				case *all:
+					return recountAll(ctx, s, out)
+				case *anew:
+					return recountTenant(ctx, s, out, *tenant)
+				}
 				res, err := call(ctx, s, s.admin.DescribeTenantUsage, &granaryv1.DescribeTenantUsageRequest{Name: *tenant})
 				return out.usage(res, res.GetUsage(), err)
 			})(cmd, args)

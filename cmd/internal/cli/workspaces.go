@@ -44,7 +44,7 @@ func (a *app) workspaceCreate() *cobra.Command {
 	}
 	name := cmd.Flags().String("display-name", "", "name for people")
 	cmd.RunE = a.run(func(ctx context.Context, s *session, out *output, args []string) error {
-		res, err := call(ctx, s, s.access.CreateWorkspace, &granaryv1.CreateWorkspaceRequest{
+		res, err := call(ctx, s, s.access.CreateWorkspace, &granaryv1.CreateWorkspaceRequest{RequestId: requestID(),
 			WorkspaceId: shortWorkspace(args[0]), DisplayName: *name,
 		})
 		switch {

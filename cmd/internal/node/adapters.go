@@ -30,8 +30,9 @@ func repeatable(m proto.Message) bool {
 	case *nodev1.TenantCall:
 		switch m.GetOperation().(type) {
 		case *nodev1.TenantCall_UpdateConfig, *nodev1.TenantCall_CreateWorkspace, *nodev1.TenantCall_CreateTenant, *nodev1.TenantCall_UpdateTenant,
-			*nodev1.TenantCall_SuspendTenant, *nodev1.TenantCall_ResumeTenant, *nodev1.TenantCall_DeleteTenant, *nodev1.TenantCall_UndeleteTenant:
-			return false
+			*nodev1.TenantCall_SuspendTenant, *nodev1.TenantCall_ResumeTenant, *nodev1.TenantCall_DeleteTenant, *nodev1.TenantCall_UndeleteTenant,
+			*nodev1.TenantCall_ImportSettings:
+			return m.GetHeader().GetIdempotencyKey() != ""
 		}
 		return true
 	case *nodev1.KnowledgeBaseCall:

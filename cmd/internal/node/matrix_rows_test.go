@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"bytes"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -61,6 +62,12 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 			&granaryv1.ImportKnowledgeBaseRequest{Part: &granaryv1.ImportKnowledgeBaseRequest_Data{Data: emptyArchive()}},
 		}
 	},
+	"ImportTenant": func(*matrix) []proto.Message {
+		return []proto.Message{
+			&granaryv1.ImportTenantRequest{Part: &granaryv1.ImportTenantRequest_Spec{Spec: &granaryv1.ImportTenantSpec{ValidateOnly: true}}},
+			&granaryv1.ImportTenantRequest{Part: &granaryv1.ImportTenantRequest_Data{Data: emptyTenantArchive()}},
+		}
+	},
 	"ExportTenant": one(func(*matrix) proto.Message { return &granaryv1.ExportTenantRequest{} }),
 
 	"GetErasureReceipt": one(func(m *matrix) proto.Message {
@@ -101,6 +108,7 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 
 	"CreateTenant":        one(func(*matrix) proto.Message { return &granaryv1.CreateTenantRequest{TenantId: "initech"} }),
 	"DescribeTenantUsage": one(func(*matrix) proto.Message { return &granaryv1.DescribeTenantUsageRequest{Name: "acme"} }),
+	"RecountTenantUsage":  one(func(*matrix) proto.Message { return &granaryv1.RecountTenantUsageRequest{Name: "acme"} }),
 	"DescribeTenant":      one(func(*matrix) proto.Message { return &granaryv1.DescribeTenantRequest{Name: "acme"} }),
 	"ListTenants":         one(func(*matrix) proto.Message { return &granaryv1.ListTenantsRequest{} }),
 	"UpdateTenant": one(func(*matrix) proto.Message {
@@ -149,6 +157,19 @@ func emptyArchive() []byte {
 	w, err := archive.NewWriter(&b, archive.Header{})
 	if err == nil {
 		err = w.Close(0)
+	}
+	if err != nil {
+		return nil
+	}
+	return b.Bytes()
+}
+
+// emptyTenantArchive is a good archive of a tenant that has nothing.
+func emptyTenantArchive() []byte {
+	var b bytes.Buffer
+	w, err := archive.NewTenantWriter(&b, time.Time{}, []byte("{}"), archive.Access{})
+	if err == nil {
+		err = w.Close()
 	}
 	if err != nil {
 		return nil

@@ -307,6 +307,7 @@ type CreateApiKeyRequest struct {
 	// What its holder may do: within what the caller may.
 	Grants        []*AccessGrant         `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
 	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	RequestId     string                 `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -360,6 +361,13 @@ func (x *CreateApiKeyRequest) GetExpireTime() *timestamppb.Timestamp {
 		return x.ExpireTime
 	}
 	return nil
+}
+
+func (x *CreateApiKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type CreateApiKeyResponse struct {
@@ -613,6 +621,7 @@ func (x *ListApiKeysResponse) GetNextPageToken() string {
 type RevokeApiKeyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	RequestId     string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -650,6 +659,13 @@ func (*RevokeApiKeyRequest) Descriptor() ([]byte, []int) {
 func (x *RevokeApiKeyRequest) GetName() string {
 	if x != nil {
 		return x.Name
+	}
+	return ""
+}
+
+func (x *RevokeApiKeyRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -711,6 +727,7 @@ func (x *RoleBinding) GetGrant() *AccessGrant {
 type SetRoleBindingRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Binding       *RoleBinding           `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`
+	RequestId     string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -750,6 +767,13 @@ func (x *SetRoleBindingRequest) GetBinding() *RoleBinding {
 		return x.Binding
 	}
 	return nil
+}
+
+func (x *SetRoleBindingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type SetRoleBindingResponse struct {
@@ -801,6 +825,7 @@ type RemoveRoleBindingRequest struct {
 	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
 	Workspace     string                 `protobuf:"bytes,2,opt,name=workspace,proto3" json:"workspace,omitempty"`
 	KnowledgeBase string                 `protobuf:"bytes,3,opt,name=knowledge_base,json=knowledgeBase,proto3" json:"knowledge_base,omitempty"`
+	RequestId     string                 `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -852,6 +877,13 @@ func (x *RemoveRoleBindingRequest) GetWorkspace() string {
 func (x *RemoveRoleBindingRequest) GetKnowledgeBase() string {
 	if x != nil {
 		return x.KnowledgeBase
+	}
+	return ""
+}
+
+func (x *RemoveRoleBindingRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -1039,6 +1071,7 @@ type CreateWorkspaceRequest struct {
 	// The id, chosen by the caller: lower-case letters, digits and hyphens.
 	WorkspaceId   string `protobuf:"bytes,1,opt,name=workspace_id,json=workspaceId,proto3" json:"workspace_id,omitempty"`
 	DisplayName   string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1083,6 +1116,13 @@ func (x *CreateWorkspaceRequest) GetWorkspaceId() string {
 func (x *CreateWorkspaceRequest) GetDisplayName() string {
 	if x != nil {
 		return x.DisplayName
+	}
+	return ""
+}
+
+func (x *CreateWorkspaceRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -1329,6 +1369,7 @@ func (x *ListWorkspacesResponse) GetNextPageToken() string {
 type UpdateWorkspaceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Workspace     *Workspace             `protobuf:"bytes,1,opt,name=workspace,proto3" json:"workspace,omitempty"`
+	RequestId     string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1368,6 +1409,13 @@ func (x *UpdateWorkspaceRequest) GetWorkspace() *Workspace {
 		return x.Workspace
 	}
 	return nil
+}
+
+func (x *UpdateWorkspaceRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type UpdateWorkspaceResponse struct {
@@ -1418,6 +1466,7 @@ type DeleteWorkspaceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// workspaces/{id} or {id}
 	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1459,6 +1508,13 @@ func (x *DeleteWorkspaceRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteWorkspaceRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 var File_granary_v1_access_proto protoreflect.FileDescriptor
 
 const file_granary_v1_access_proto_rawDesc = "" +
@@ -1487,13 +1543,15 @@ const file_granary_v1_access_proto_rawDesc = "" +
 	"created_by\x18\x05 \x01(\tR\tcreatedBy\x12;\n" +
 	"\vexpire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"expireTime\x12@\n" +
-	"\x0elast_used_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\xbc\x01\n" +
+	"\x0elast_used_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\flastUsedTime\"\xe5\x01\n" +
 	"\x13CreateApiKeyRequest\x12+\n" +
 	"\fdisplay_name\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12;\n" +
 	"\x06grants\x18\x02 \x03(\v2\x17.granary.v1.AccessGrantB\n" +
 	"\xbaH\a\x92\x01\x04\b\x01\x10@R\x06grants\x12;\n" +
 	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTime\"[\n" +
+	"expireTime\x12'\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"[\n" +
 	"\x14CreateApiKeyResponse\x12+\n" +
 	"\aapi_key\x18\x01 \x01(\v2\x12.granary.v1.ApiKeyR\x06apiKey\x12\x16\n" +
 	"\x06secret\x18\x02 \x01(\tR\x06secret\"I\n" +
@@ -1508,22 +1566,28 @@ const file_granary_v1_access_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"l\n" +
 	"\x13ListApiKeysResponse\x12-\n" +
 	"\bapi_keys\x18\x01 \x03(\v2\x12.granary.v1.ApiKeyR\aapiKeys\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"L\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"u\n" +
 	"\x13RevokeApiKeyRequest\x125\n" +
-	"\x04name\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x10\x01\x18(2\x16^(apiKeys/)?[a-z0-9]+$R\x04name\"j\n" +
+	"\x04name\x18\x01 \x01(\tB!\xbaH\x1er\x1c\x10\x01\x18(2\x16^(apiKeys/)?[a-z0-9]+$R\x04name\x12'\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"j\n" +
 	"\vRoleBinding\x12$\n" +
 	"\asubject\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\asubject\x125\n" +
-	"\x05grant\x18\x02 \x01(\v2\x17.granary.v1.AccessGrantB\x06\xbaH\x03\xc8\x01\x01R\x05grant\"R\n" +
+	"\x05grant\x18\x02 \x01(\v2\x17.granary.v1.AccessGrantB\x06\xbaH\x03\xc8\x01\x01R\x05grant\"{\n" +
 	"\x15SetRoleBindingRequest\x129\n" +
-	"\abinding\x18\x01 \x01(\v2\x17.granary.v1.RoleBindingB\x06\xbaH\x03\xc8\x01\x01R\abinding\"K\n" +
+	"\abinding\x18\x01 \x01(\v2\x17.granary.v1.RoleBindingB\x06\xbaH\x03\xc8\x01\x01R\abinding\x12'\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"K\n" +
 	"\x16SetRoleBindingResponse\x121\n" +
-	"\abinding\x18\x01 \x01(\v2\x17.granary.v1.RoleBindingR\abinding\"\xd9\x01\n" +
+	"\abinding\x18\x01 \x01(\v2\x17.granary.v1.RoleBindingR\abinding\"\x82\x02\n" +
 	"\x18RemoveRoleBindingRequest\x12$\n" +
 	"\asubject\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\x80\x02R\asubject\x12F\n" +
 	"\tworkspace\x18\x02 \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\tworkspace\x12O\n" +
-	"\x0eknowledge_base\x18\x03 \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\rknowledgeBase\"\x8f\x01\n" +
+	"\x0eknowledge_base\x18\x03 \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\rknowledgeBase\x12'\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"\x8f\x01\n" +
 	"\x17ListRoleBindingsRequest\x12\"\n" +
 	"\asubject\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\asubject\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1537,10 +1601,12 @@ const file_granary_v1_access_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18J2*^(workspaces/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12;\n" +
 	"\vcreate_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTime\"\x91\x01\n" +
+	"createTime\"\xba\x01\n" +
 	"\x16CreateWorkspaceRequest\x12J\n" +
 	"\fworkspace_id\x18\x01 \x01(\tB'\xbaH$r\"\x10\x01\x18?2\x1c^[a-z]([a-z0-9-]*[a-z0-9])?$R\vworkspaceId\x12+\n" +
-	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\"N\n" +
+	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12'\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"N\n" +
 	"\x17CreateWorkspaceResponse\x123\n" +
 	"\tworkspace\x18\x01 \x01(\v2\x15.granary.v1.WorkspaceR\tworkspace\"`\n" +
 	"\x13GetWorkspaceRequest\x12I\n" +
@@ -1556,13 +1622,17 @@ const file_granary_v1_access_proto_rawDesc = "" +
 	"\n" +
 	"workspaces\x18\x01 \x03(\v2\x15.granary.v1.WorkspaceR\n" +
 	"workspaces\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"U\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"~\n" +
 	"\x16UpdateWorkspaceRequest\x12;\n" +
-	"\tworkspace\x18\x01 \x01(\v2\x15.granary.v1.WorkspaceB\x06\xbaH\x03\xc8\x01\x01R\tworkspace\"N\n" +
+	"\tworkspace\x18\x01 \x01(\v2\x15.granary.v1.WorkspaceB\x06\xbaH\x03\xc8\x01\x01R\tworkspace\x12'\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"N\n" +
 	"\x17UpdateWorkspaceResponse\x123\n" +
-	"\tworkspace\x18\x01 \x01(\v2\x15.granary.v1.WorkspaceR\tworkspace\"c\n" +
+	"\tworkspace\x18\x01 \x01(\v2\x15.granary.v1.WorkspaceR\tworkspace\"\x8c\x01\n" +
 	"\x16DeleteWorkspaceRequest\x12I\n" +
-	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18J2*^(workspaces/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name2\xf3\t\n" +
+	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18J2*^(workspaces/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name\x12'\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId2\xf3\t\n" +
 	"\rAccessService\x12N\n" +
 	"\x06WhoAmI\x12\x19.granary.v1.WhoAmIRequest\x1a\x1a.granary.v1.WhoAmIResponse\"\r\xda\xd4\x18\x06\b\x01\x10\x03\x18\x01\x90\x02\x01\x12[\n" +
 	"\fCreateApiKey\x12\x1f.granary.v1.CreateApiKeyRequest\x1a .granary.v1.CreateApiKeyResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x02\x12W\n" +

@@ -176,8 +176,10 @@ type ImportSpec struct {
 	// The id of the new knowledge base: lower-case letters, digits and hyphens.
 	KnowledgeBaseId string `protobuf:"bytes,1,opt,name=knowledge_base_id,json=knowledgeBaseId,proto3" json:"knowledge_base_id,omitempty"`
 	// Reads and checks the whole archive and changes nothing.
-	ValidateOnly  bool   `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
-	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	ValidateOnly bool   `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	RequestId    string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Id of the workspace it is put into; empty: the default one.
+	Workspace     string `protobuf:"bytes,4,opt,name=workspace,proto3" json:"workspace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,6 +231,13 @@ func (x *ImportSpec) GetValidateOnly() bool {
 func (x *ImportSpec) GetRequestId() string {
 	if x != nil {
 		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ImportSpec) GetWorkspace() string {
+	if x != nil {
+		return x.Workspace
 	}
 	return ""
 }
@@ -478,6 +487,291 @@ func (x *ExportTenantResponse) GetData() []byte {
 	return nil
 }
 
+type ImportTenantSpec struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Reads and checks the whole archive and changes nothing.
+	ValidateOnly  bool   `protobuf:"varint,1,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportTenantSpec) Reset() {
+	*x = ImportTenantSpec{}
+	mi := &file_granary_v1_archive_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportTenantSpec) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportTenantSpec) ProtoMessage() {}
+
+func (x *ImportTenantSpec) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_archive_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportTenantSpec.ProtoReflect.Descriptor instead.
+func (*ImportTenantSpec) Descriptor() ([]byte, []int) {
+	return file_granary_v1_archive_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ImportTenantSpec) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *ImportTenantSpec) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+type ImportTenantRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*ImportTenantRequest_Spec
+	//	*ImportTenantRequest_Data
+	Part          isImportTenantRequest_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportTenantRequest) Reset() {
+	*x = ImportTenantRequest{}
+	mi := &file_granary_v1_archive_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportTenantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportTenantRequest) ProtoMessage() {}
+
+func (x *ImportTenantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_archive_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportTenantRequest.ProtoReflect.Descriptor instead.
+func (*ImportTenantRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_archive_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ImportTenantRequest) GetPart() isImportTenantRequest_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ImportTenantRequest) GetSpec() *ImportTenantSpec {
+	if x != nil {
+		if x, ok := x.Part.(*ImportTenantRequest_Spec); ok {
+			return x.Spec
+		}
+	}
+	return nil
+}
+
+func (x *ImportTenantRequest) GetData() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*ImportTenantRequest_Data); ok {
+			return x.Data
+		}
+	}
+	return nil
+}
+
+type isImportTenantRequest_Part interface {
+	isImportTenantRequest_Part()
+}
+
+type ImportTenantRequest_Spec struct {
+	// First message.
+	Spec *ImportTenantSpec `protobuf:"bytes,1,opt,name=spec,proto3,oneof"`
+}
+
+type ImportTenantRequest_Data struct {
+	// Every other message.
+	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+}
+
+func (*ImportTenantRequest_Spec) isImportTenantRequest_Part() {}
+
+func (*ImportTenantRequest_Data) isImportTenantRequest_Part() {}
+
+type ImportTenantResponse struct {
+	state          protoimpl.MessageState   `protogen:"open.v1"`
+	KnowledgeBases []*ImportedKnowledgeBase `protobuf:"bytes,1,rep,name=knowledge_bases,json=knowledgeBases,proto3" json:"knowledge_bases,omitempty"`
+	Workspaces     int64                    `protobuf:"varint,2,opt,name=workspaces,proto3" json:"workspaces,omitempty"`
+	RoleBindings   int64                    `protobuf:"varint,3,opt,name=role_bindings,json=roleBindings,proto3" json:"role_bindings,omitempty"`
+	// API keys that the archive tells of, and that were not made.
+	ApiKeys int64 `protobuf:"varint,4,opt,name=api_keys,json=apiKeys,proto3" json:"api_keys,omitempty"`
+	// The default configuration was set.
+	DefaultConfig bool `protobuf:"varint,5,opt,name=default_config,json=defaultConfig,proto3" json:"default_config,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportTenantResponse) Reset() {
+	*x = ImportTenantResponse{}
+	mi := &file_granary_v1_archive_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportTenantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportTenantResponse) ProtoMessage() {}
+
+func (x *ImportTenantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_archive_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportTenantResponse.ProtoReflect.Descriptor instead.
+func (*ImportTenantResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_archive_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ImportTenantResponse) GetKnowledgeBases() []*ImportedKnowledgeBase {
+	if x != nil {
+		return x.KnowledgeBases
+	}
+	return nil
+}
+
+func (x *ImportTenantResponse) GetWorkspaces() int64 {
+	if x != nil {
+		return x.Workspaces
+	}
+	return 0
+}
+
+func (x *ImportTenantResponse) GetRoleBindings() int64 {
+	if x != nil {
+		return x.RoleBindings
+	}
+	return 0
+}
+
+func (x *ImportTenantResponse) GetApiKeys() int64 {
+	if x != nil {
+		return x.ApiKeys
+	}
+	return 0
+}
+
+func (x *ImportTenantResponse) GetDefaultConfig() bool {
+	if x != nil {
+		return x.DefaultConfig
+	}
+	return false
+}
+
+// What an archive of a tenant had of one knowledge base.
+type ImportedKnowledgeBase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// knowledgeBases/{id}
+	Name             string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Documents        int64  `protobuf:"varint,2,opt,name=documents,proto3" json:"documents,omitempty"`
+	ExpiredDocuments int64  `protobuf:"varint,3,opt,name=expired_documents,json=expiredDocuments,proto3" json:"expired_documents,omitempty"`
+	SourceBytes      int64  `protobuf:"varint,4,opt,name=source_bytes,json=sourceBytes,proto3" json:"source_bytes,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *ImportedKnowledgeBase) Reset() {
+	*x = ImportedKnowledgeBase{}
+	mi := &file_granary_v1_archive_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportedKnowledgeBase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportedKnowledgeBase) ProtoMessage() {}
+
+func (x *ImportedKnowledgeBase) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_archive_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportedKnowledgeBase.ProtoReflect.Descriptor instead.
+func (*ImportedKnowledgeBase) Descriptor() ([]byte, []int) {
+	return file_granary_v1_archive_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ImportedKnowledgeBase) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportedKnowledgeBase) GetDocuments() int64 {
+	if x != nil {
+		return x.Documents
+	}
+	return 0
+}
+
+func (x *ImportedKnowledgeBase) GetExpiredDocuments() int64 {
+	if x != nil {
+		return x.ExpiredDocuments
+	}
+	return 0
+}
+
+func (x *ImportedKnowledgeBase) GetSourceBytes() int64 {
+	if x != nil {
+		return x.SourceBytes
+	}
+	return 0
+}
+
 var File_granary_v1_archive_proto protoreflect.FileDescriptor
 
 const file_granary_v1_archive_proto_rawDesc = "" +
@@ -488,13 +782,14 @@ const file_granary_v1_archive_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB9\xbaH6r4\x10\x01\x18N2.^(knowledgeBases/)?[a-z]([a-z0-9-]*[a-z0-9])?$R\x04name\x12C\n" +
 	"\vcompression\x18\x02 \x01(\x0e2\x17.granary.v1.CompressionB\b\xbaH\x05\x82\x01\x02\x10\x01R\vcompression\"1\n" +
 	"\x1bExportKnowledgeBaseResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xaf\x01\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\xf7\x01\n" +
 	"\n" +
 	"ImportSpec\x12S\n" +
 	"\x11knowledge_base_id\x18\x01 \x01(\tB'\xbaH$r\"\x10\x01\x18?2\x1c^[a-z]([a-z0-9-]*[a-z0-9])?$R\x0fknowledgeBaseId\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12'\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"z\n" +
+	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12F\n" +
+	"\tworkspace\x18\x04 \x01(\tB(\xbaH%r#\x18?2\x1f^([a-z]([a-z0-9-]*[a-z0-9])?)?$R\tworkspace\"z\n" +
 	"\x1aImportKnowledgeBaseRequest\x12,\n" +
 	"\x04spec\x18\x01 \x01(\v2\x16.granary.v1.ImportSpecH\x00R\x04spec\x12\x1f\n" +
 	"\x04data\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x04dataB\r\n" +
@@ -507,15 +802,37 @@ const file_granary_v1_archive_proto_rawDesc = "" +
 	"\x13ExportTenantRequest\x12C\n" +
 	"\vcompression\x18\x01 \x01(\x0e2\x17.granary.v1.CompressionB\b\xbaH\x05\x82\x01\x02\x10\x01R\vcompression\"*\n" +
 	"\x14ExportTenantResponse\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data*V\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"_\n" +
+	"\x10ImportTenantSpec\x12#\n" +
+	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\x12&\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18@R\trequestId\"y\n" +
+	"\x13ImportTenantRequest\x122\n" +
+	"\x04spec\x18\x01 \x01(\v2\x1c.granary.v1.ImportTenantSpecH\x00R\x04spec\x12\x1f\n" +
+	"\x04data\x18\x02 \x01(\fB\t\xbaH\x06z\x04\x18\x80\x80@H\x00R\x04dataB\r\n" +
+	"\x04part\x12\x05\xbaH\x02\b\x01\"\xe9\x01\n" +
+	"\x14ImportTenantResponse\x12J\n" +
+	"\x0fknowledge_bases\x18\x01 \x03(\v2!.granary.v1.ImportedKnowledgeBaseR\x0eknowledgeBases\x12\x1e\n" +
+	"\n" +
+	"workspaces\x18\x02 \x01(\x03R\n" +
+	"workspaces\x12#\n" +
+	"\rrole_bindings\x18\x03 \x01(\x03R\froleBindings\x12\x19\n" +
+	"\bapi_keys\x18\x04 \x01(\x03R\aapiKeys\x12%\n" +
+	"\x0edefault_config\x18\x05 \x01(\bR\rdefaultConfig\"\x99\x01\n" +
+	"\x15ImportedKnowledgeBase\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\tdocuments\x18\x02 \x01(\x03R\tdocuments\x12+\n" +
+	"\x11expired_documents\x18\x03 \x01(\x03R\x10expiredDocuments\x12!\n" +
+	"\fsource_bytes\x18\x04 \x01(\x03R\vsourceBytes*V\n" +
 	"\vCompression\x12\x1b\n" +
 	"\x17COMPRESSION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10COMPRESSION_NONE\x10\x01\x12\x14\n" +
-	"\x10COMPRESSION_ZSTD\x10\x022\xd7\x02\n" +
+	"\x10COMPRESSION_ZSTD\x10\x022\xb6\x03\n" +
 	"\x0eArchiveService\x12r\n" +
 	"\x13ExportKnowledgeBase\x12&.granary.v1.ExportKnowledgeBaseRequest\x1a'.granary.v1.ExportKnowledgeBaseResponse\"\b\xda\xd4\x18\x04\b\x01\x10\x010\x01\x12r\n" +
 	"\x13ImportKnowledgeBase\x12&.granary.v1.ImportKnowledgeBaseRequest\x1a'.granary.v1.ImportKnowledgeBaseResponse\"\b\xda\xd4\x18\x04\b\x02\x10\x03(\x01\x12]\n" +
-	"\fExportTenant\x12\x1f.granary.v1.ExportTenantRequest\x1a .granary.v1.ExportTenantResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x020\x01B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
+	"\fExportTenant\x12\x1f.granary.v1.ExportTenantRequest\x1a .granary.v1.ExportTenantResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x020\x01\x12]\n" +
+	"\fImportTenant\x12\x1f.granary.v1.ImportTenantRequest\x1a .granary.v1.ImportTenantResponse\"\b\xda\xd4\x18\x04\b\x03\x10\x02(\x01B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_archive_proto_rawDescOnce sync.Once
@@ -530,7 +847,7 @@ func file_granary_v1_archive_proto_rawDescGZIP() []byte {
 }
 
 var file_granary_v1_archive_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_granary_v1_archive_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_granary_v1_archive_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_granary_v1_archive_proto_goTypes = []any{
 	(Compression)(0),                    // 0: granary.v1.Compression
 	(*ExportKnowledgeBaseRequest)(nil),  // 1: granary.v1.ExportKnowledgeBaseRequest
@@ -540,24 +857,32 @@ var file_granary_v1_archive_proto_goTypes = []any{
 	(*ImportKnowledgeBaseResponse)(nil), // 5: granary.v1.ImportKnowledgeBaseResponse
 	(*ExportTenantRequest)(nil),         // 6: granary.v1.ExportTenantRequest
 	(*ExportTenantResponse)(nil),        // 7: granary.v1.ExportTenantResponse
-	(*KnowledgeBase)(nil),               // 8: granary.v1.KnowledgeBase
+	(*ImportTenantSpec)(nil),            // 8: granary.v1.ImportTenantSpec
+	(*ImportTenantRequest)(nil),         // 9: granary.v1.ImportTenantRequest
+	(*ImportTenantResponse)(nil),        // 10: granary.v1.ImportTenantResponse
+	(*ImportedKnowledgeBase)(nil),       // 11: granary.v1.ImportedKnowledgeBase
+	(*KnowledgeBase)(nil),               // 12: granary.v1.KnowledgeBase
 }
 var file_granary_v1_archive_proto_depIdxs = []int32{
-	0, // 0: granary.v1.ExportKnowledgeBaseRequest.compression:type_name -> granary.v1.Compression
-	3, // 1: granary.v1.ImportKnowledgeBaseRequest.spec:type_name -> granary.v1.ImportSpec
-	8, // 2: granary.v1.ImportKnowledgeBaseResponse.knowledge_base:type_name -> granary.v1.KnowledgeBase
-	0, // 3: granary.v1.ExportTenantRequest.compression:type_name -> granary.v1.Compression
-	1, // 4: granary.v1.ArchiveService.ExportKnowledgeBase:input_type -> granary.v1.ExportKnowledgeBaseRequest
-	4, // 5: granary.v1.ArchiveService.ImportKnowledgeBase:input_type -> granary.v1.ImportKnowledgeBaseRequest
-	6, // 6: granary.v1.ArchiveService.ExportTenant:input_type -> granary.v1.ExportTenantRequest
-	2, // 7: granary.v1.ArchiveService.ExportKnowledgeBase:output_type -> granary.v1.ExportKnowledgeBaseResponse
-	5, // 8: granary.v1.ArchiveService.ImportKnowledgeBase:output_type -> granary.v1.ImportKnowledgeBaseResponse
-	7, // 9: granary.v1.ArchiveService.ExportTenant:output_type -> granary.v1.ExportTenantResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	0,  // 0: granary.v1.ExportKnowledgeBaseRequest.compression:type_name -> granary.v1.Compression
+	3,  // 1: granary.v1.ImportKnowledgeBaseRequest.spec:type_name -> granary.v1.ImportSpec
+	12, // 2: granary.v1.ImportKnowledgeBaseResponse.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	0,  // 3: granary.v1.ExportTenantRequest.compression:type_name -> granary.v1.Compression
+	8,  // 4: granary.v1.ImportTenantRequest.spec:type_name -> granary.v1.ImportTenantSpec
+	11, // 5: granary.v1.ImportTenantResponse.knowledge_bases:type_name -> granary.v1.ImportedKnowledgeBase
+	1,  // 6: granary.v1.ArchiveService.ExportKnowledgeBase:input_type -> granary.v1.ExportKnowledgeBaseRequest
+	4,  // 7: granary.v1.ArchiveService.ImportKnowledgeBase:input_type -> granary.v1.ImportKnowledgeBaseRequest
+	6,  // 8: granary.v1.ArchiveService.ExportTenant:input_type -> granary.v1.ExportTenantRequest
+	9,  // 9: granary.v1.ArchiveService.ImportTenant:input_type -> granary.v1.ImportTenantRequest
+	2,  // 10: granary.v1.ArchiveService.ExportKnowledgeBase:output_type -> granary.v1.ExportKnowledgeBaseResponse
+	5,  // 11: granary.v1.ArchiveService.ImportKnowledgeBase:output_type -> granary.v1.ImportKnowledgeBaseResponse
+	7,  // 12: granary.v1.ArchiveService.ExportTenant:output_type -> granary.v1.ExportTenantResponse
+	10, // 13: granary.v1.ArchiveService.ImportTenant:output_type -> granary.v1.ImportTenantResponse
+	10, // [10:14] is the sub-list for method output_type
+	6,  // [6:10] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_archive_proto_init() }
@@ -571,13 +896,17 @@ func file_granary_v1_archive_proto_init() {
 		(*ImportKnowledgeBaseRequest_Spec)(nil),
 		(*ImportKnowledgeBaseRequest_Data)(nil),
 	}
+	file_granary_v1_archive_proto_msgTypes[8].OneofWrappers = []any{
+		(*ImportTenantRequest_Spec)(nil),
+		(*ImportTenantRequest_Data)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_archive_proto_rawDesc), len(file_granary_v1_archive_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,7 @@ type CreateTenantRequest struct {
 	Tier string `protobuf:"bytes,3,opt,name=tier,proto3" json:"tier,omitempty"`
 	// Limits of this tenant alone; 0 is the tier's.
 	LimitOverrides *TenantLimits `protobuf:"bytes,4,opt,name=limit_overrides,json=limitOverrides,proto3" json:"limit_overrides,omitempty"`
+	RequestId      string        `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -92,6 +93,13 @@ func (x *CreateTenantRequest) GetLimitOverrides() *TenantLimits {
 		return x.LimitOverrides
 	}
 	return nil
+}
+
+func (x *CreateTenantRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 type CreateTenantResponse struct {
@@ -316,6 +324,95 @@ func (x *DescribeTenantUsageResponse) GetUsage() *Usage {
 	return nil
 }
 
+type RecountTenantUsageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tenants/{id} or {id}
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecountTenantUsageRequest) Reset() {
+	*x = RecountTenantUsageRequest{}
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecountTenantUsageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecountTenantUsageRequest) ProtoMessage() {}
+
+func (x *RecountTenantUsageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecountTenantUsageRequest.ProtoReflect.Descriptor instead.
+func (*RecountTenantUsageRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *RecountTenantUsageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type RecountTenantUsageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Recounts      []*Recount             `protobuf:"bytes,1,rep,name=recounts,proto3" json:"recounts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecountTenantUsageResponse) Reset() {
+	*x = RecountTenantUsageResponse{}
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecountTenantUsageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecountTenantUsageResponse) ProtoMessage() {}
+
+func (x *RecountTenantUsageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecountTenantUsageResponse.ProtoReflect.Descriptor instead.
+func (*RecountTenantUsageResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RecountTenantUsageResponse) GetRecounts() []*Recount {
+	if x != nil {
+		return x.Recounts
+	}
+	return nil
+}
+
 type ListTenantsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Most entries of a page; 0 means 50.
@@ -327,7 +424,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[6]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -339,7 +436,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[6]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -352,7 +449,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{6}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListTenantsRequest) GetPageSize() int32 {
@@ -381,7 +478,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[7]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -393,7 +490,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[7]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -406,7 +503,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{7}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListTenantsResponse) GetTenants() []*Tenant {
@@ -433,13 +530,14 @@ type UpdateTenantRequest struct {
 	LimitOverrides *TenantLimits `protobuf:"bytes,4,opt,name=limit_overrides,json=limitOverrides,proto3" json:"limit_overrides,omitempty"`
 	// If set, must match.
 	Etag          string `protobuf:"bytes,5,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UpdateTenantRequest) Reset() {
 	*x = UpdateTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[8]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +549,7 @@ func (x *UpdateTenantRequest) String() string {
 func (*UpdateTenantRequest) ProtoMessage() {}
 
 func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[8]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +562,7 @@ func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{8}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateTenantRequest) GetName() string {
@@ -502,6 +600,13 @@ func (x *UpdateTenantRequest) GetEtag() string {
 	return ""
 }
 
+func (x *UpdateTenantRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type UpdateTenantResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -511,7 +616,7 @@ type UpdateTenantResponse struct {
 
 func (x *UpdateTenantResponse) Reset() {
 	*x = UpdateTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[9]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +628,7 @@ func (x *UpdateTenantResponse) String() string {
 func (*UpdateTenantResponse) ProtoMessage() {}
 
 func (x *UpdateTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[9]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +641,7 @@ func (x *UpdateTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantResponse.ProtoReflect.Descriptor instead.
 func (*UpdateTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{9}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *UpdateTenantResponse) GetTenant() *Tenant {
@@ -552,13 +657,14 @@ type SuspendTenantRequest struct {
 	// For operators; the tenant's users are not told.
 	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SuspendTenantRequest) Reset() {
 	*x = SuspendTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[10]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +676,7 @@ func (x *SuspendTenantRequest) String() string {
 func (*SuspendTenantRequest) ProtoMessage() {}
 
 func (x *SuspendTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[10]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +689,7 @@ func (x *SuspendTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendTenantRequest.ProtoReflect.Descriptor instead.
 func (*SuspendTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{10}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SuspendTenantRequest) GetName() string {
@@ -607,6 +713,13 @@ func (x *SuspendTenantRequest) GetEtag() string {
 	return ""
 }
 
+func (x *SuspendTenantRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type SuspendTenantResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -616,7 +729,7 @@ type SuspendTenantResponse struct {
 
 func (x *SuspendTenantResponse) Reset() {
 	*x = SuspendTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[11]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -628,7 +741,7 @@ func (x *SuspendTenantResponse) String() string {
 func (*SuspendTenantResponse) ProtoMessage() {}
 
 func (x *SuspendTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[11]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -641,7 +754,7 @@ func (x *SuspendTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspendTenantResponse.ProtoReflect.Descriptor instead.
 func (*SuspendTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{11}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *SuspendTenantResponse) GetTenant() *Tenant {
@@ -655,13 +768,14 @@ type ResumeTenantRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResumeTenantRequest) Reset() {
 	*x = ResumeTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[12]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +787,7 @@ func (x *ResumeTenantRequest) String() string {
 func (*ResumeTenantRequest) ProtoMessage() {}
 
 func (x *ResumeTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[12]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +800,7 @@ func (x *ResumeTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeTenantRequest.ProtoReflect.Descriptor instead.
 func (*ResumeTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{12}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ResumeTenantRequest) GetName() string {
@@ -703,6 +817,13 @@ func (x *ResumeTenantRequest) GetEtag() string {
 	return ""
 }
 
+func (x *ResumeTenantRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type ResumeTenantResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -712,7 +833,7 @@ type ResumeTenantResponse struct {
 
 func (x *ResumeTenantResponse) Reset() {
 	*x = ResumeTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[13]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +845,7 @@ func (x *ResumeTenantResponse) String() string {
 func (*ResumeTenantResponse) ProtoMessage() {}
 
 func (x *ResumeTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[13]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +858,7 @@ func (x *ResumeTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeTenantResponse.ProtoReflect.Descriptor instead.
 func (*ResumeTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{13}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ResumeTenantResponse) GetTenant() *Tenant {
@@ -753,13 +874,14 @@ type DeleteTenantRequest struct {
 	// How long the deletion can be taken back. Default: 30 days; 0 s erases at once.
 	UndeleteFor   *durationpb.Duration `protobuf:"bytes,2,opt,name=undelete_for,json=undeleteFor,proto3" json:"undelete_for,omitempty"`
 	Etag          string               `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string               `protobuf:"bytes,4,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteTenantRequest) Reset() {
 	*x = DeleteTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[14]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +893,7 @@ func (x *DeleteTenantRequest) String() string {
 func (*DeleteTenantRequest) ProtoMessage() {}
 
 func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[14]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +906,7 @@ func (x *DeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{14}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteTenantRequest) GetName() string {
@@ -808,6 +930,13 @@ func (x *DeleteTenantRequest) GetEtag() string {
 	return ""
 }
 
+func (x *DeleteTenantRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type DeleteTenantResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -817,7 +946,7 @@ type DeleteTenantResponse struct {
 
 func (x *DeleteTenantResponse) Reset() {
 	*x = DeleteTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[15]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +958,7 @@ func (x *DeleteTenantResponse) String() string {
 func (*DeleteTenantResponse) ProtoMessage() {}
 
 func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[15]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +971,7 @@ func (x *DeleteTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTenantResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{15}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteTenantResponse) GetTenant() *Tenant {
@@ -856,13 +985,14 @@ type UndeleteTenantRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Etag          string                 `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *UndeleteTenantRequest) Reset() {
 	*x = UndeleteTenantRequest{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[16]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1004,7 @@ func (x *UndeleteTenantRequest) String() string {
 func (*UndeleteTenantRequest) ProtoMessage() {}
 
 func (x *UndeleteTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[16]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1017,7 @@ func (x *UndeleteTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteTenantRequest.ProtoReflect.Descriptor instead.
 func (*UndeleteTenantRequest) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{16}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *UndeleteTenantRequest) GetName() string {
@@ -904,6 +1034,13 @@ func (x *UndeleteTenantRequest) GetEtag() string {
 	return ""
 }
 
+func (x *UndeleteTenantRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
 type UndeleteTenantResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -913,7 +1050,7 @@ type UndeleteTenantResponse struct {
 
 func (x *UndeleteTenantResponse) Reset() {
 	*x = UndeleteTenantResponse{}
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[17]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1062,7 @@ func (x *UndeleteTenantResponse) String() string {
 func (*UndeleteTenantResponse) ProtoMessage() {}
 
 func (x *UndeleteTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_v1_tenant_admin_proto_msgTypes[17]
+	mi := &file_granary_v1_tenant_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1075,7 @@ func (x *UndeleteTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UndeleteTenantResponse.ProtoReflect.Descriptor instead.
 func (*UndeleteTenantResponse) Descriptor() ([]byte, []int) {
-	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{17}
+	return file_granary_v1_tenant_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *UndeleteTenantResponse) GetTenant() *Tenant {
@@ -953,13 +1090,15 @@ var File_granary_v1_tenant_admin_proto protoreflect.FileDescriptor
 const file_granary_v1_tenant_admin_proto_rawDesc = "" +
 	"\n" +
 	"\x1dgranary/v1/tenant_admin.proto\x12\n" +
-	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgranary/v1/permission.proto\x1a\x17granary/v1/tenant.proto\"\x8e\x02\n" +
+	"granary.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgranary/v1/permission.proto\x1a\x17granary/v1/tenant.proto\"\xb7\x02\n" +
 	"\x13CreateTenantRequest\x12G\n" +
 	"\ttenant_id\x18\x01 \x01(\tB*\xbaH'r%\x10\x01\x18?2\x1f^[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\btenantId\x12+\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12>\n" +
 	"\x04tier\x18\x03 \x01(\tB*\xbaH'r%R\x00R\astarterR\fprofessionalR\n" +
 	"enterpriseR\x04tier\x12A\n" +
-	"\x0flimit_overrides\x18\x04 \x01(\v2\x18.granary.v1.TenantLimitsR\x0elimitOverrides\"B\n" +
+	"\x0flimit_overrides\x18\x04 \x01(\v2\x18.granary.v1.TenantLimitsR\x0elimitOverrides\x12'\n" +
+	"\n" +
+	"request_id\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"B\n" +
 	"\x14CreateTenantResponse\x12*\n" +
 	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"b\n" +
 	"\x15DescribeTenantRequest\x12I\n" +
@@ -970,6 +1109,10 @@ const file_granary_v1_tenant_admin_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\"F\n" +
 	"\x1bDescribeTenantUsageResponse\x12'\n" +
 	"\x05usage\x18\x01 \x01(\v2\x11.granary.v1.UsageR\x05usage\"f\n" +
+	"\x19RecountTenantUsageRequest\x12I\n" +
+	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\"M\n" +
+	"\x1aRecountTenantUsageResponse\x12/\n" +
+	"\brecounts\x18\x01 \x03(\v2\x13.granary.v1.RecountR\brecounts\"f\n" +
 	"\x12ListTenantsRequest\x12'\n" +
 	"\tpage_size\x18\x01 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xc8\x01(\x00R\bpageSize\x12'\n" +
@@ -977,44 +1120,55 @@ const file_granary_v1_tenant_admin_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"k\n" +
 	"\x13ListTenantsResponse\x12,\n" +
 	"\atenants\x18\x01 \x03(\v2\x12.granary.v1.TenantR\atenants\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd0\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xf9\x02\n" +
 	"\x13UpdateTenantRequest\x12I\n" +
 	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\x120\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01H\x00R\vdisplayName\x88\x01\x01\x12A\n" +
 	"\x04tier\x18\x03 \x01(\tB(\xbaH%r#R\astarterR\fprofessionalR\n" +
 	"enterpriseH\x01R\x04tier\x88\x01\x01\x12A\n" +
 	"\x0flimit_overrides\x18\x04 \x01(\v2\x18.granary.v1.TenantLimitsR\x0elimitOverrides\x12\x1c\n" +
-	"\x04etag\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etagB\x0f\n" +
+	"\x04etag\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12'\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestIdB\x0f\n" +
 	"\r_display_nameB\a\n" +
 	"\x05_tier\"B\n" +
 	"\x14UpdateTenantResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\xa1\x01\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\xca\x01\n" +
 	"\x14SuspendTenantRequest\x12I\n" +
 	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\x12 \n" +
 	"\x06reason\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\x06reason\x12\x1c\n" +
-	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"C\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12'\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"C\n" +
 	"\x15SuspendTenantResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"~\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\xa7\x01\n" +
 	"\x13ResumeTenantRequest\x12I\n" +
 	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\x12\x1c\n" +
-	"\x04etag\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"B\n" +
+	"\x04etag\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12'\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"B\n" +
 	"\x14ResumeTenantResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\xcd\x01\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\xf6\x01\n" +
 	"\x13DeleteTenantRequest\x12I\n" +
 	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\x12M\n" +
 	"\fundelete_for\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x05\b\x80\xe7\x84\x0f2\x00R\vundeleteFor\x12\x1c\n" +
-	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"B\n" +
+	"\x04etag\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12'\n" +
+	"\n" +
+	"request_id\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"B\n" +
 	"\x14DeleteTenantResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\x80\x01\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant\"\xa9\x01\n" +
 	"\x15UndeleteTenantRequest\x12I\n" +
 	"\x04name\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x04name\x12\x1c\n" +
-	"\x04etag\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\"D\n" +
+	"\x04etag\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12'\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\"D\n" +
 	"\x16UndeleteTenantResponse\x12*\n" +
-	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant2\x92\a\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x12.granary.v1.TenantR\x06tenant2\x84\b\n" +
 	"\x12TenantAdminService\x12[\n" +
 	"\fCreateTenant\x12\x1f.granary.v1.CreateTenantRequest\x1a .granary.v1.CreateTenantResponse\"\b\xda\xd4\x18\x04\b\x04\x10\x04\x12d\n" +
 	"\x0eDescribeTenant\x12!.granary.v1.DescribeTenantRequest\x1a\".granary.v1.DescribeTenantResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12s\n" +
-	"\x13DescribeTenantUsage\x12&.granary.v1.DescribeTenantUsageRequest\x1a'.granary.v1.DescribeTenantUsageResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12[\n" +
+	"\x13DescribeTenantUsage\x12&.granary.v1.DescribeTenantUsageRequest\x1a'.granary.v1.DescribeTenantUsageResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12p\n" +
+	"\x12RecountTenantUsage\x12%.granary.v1.RecountTenantUsageRequest\x1a&.granary.v1.RecountTenantUsageResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12[\n" +
 	"\vListTenants\x12\x1e.granary.v1.ListTenantsRequest\x1a\x1f.granary.v1.ListTenantsResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12^\n" +
 	"\fUpdateTenant\x12\x1f.granary.v1.UpdateTenantRequest\x1a .granary.v1.UpdateTenantResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02\x12a\n" +
 	"\rSuspendTenant\x12 .granary.v1.SuspendTenantRequest\x1a!.granary.v1.SuspendTenantResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02\x12^\n" +
@@ -1034,7 +1188,7 @@ func file_granary_v1_tenant_admin_proto_rawDescGZIP() []byte {
 	return file_granary_v1_tenant_admin_proto_rawDescData
 }
 
-var file_granary_v1_tenant_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_granary_v1_tenant_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_granary_v1_tenant_admin_proto_goTypes = []any{
 	(*CreateTenantRequest)(nil),         // 0: granary.v1.CreateTenantRequest
 	(*CreateTenantResponse)(nil),        // 1: granary.v1.CreateTenantResponse
@@ -1042,59 +1196,65 @@ var file_granary_v1_tenant_admin_proto_goTypes = []any{
 	(*DescribeTenantResponse)(nil),      // 3: granary.v1.DescribeTenantResponse
 	(*DescribeTenantUsageRequest)(nil),  // 4: granary.v1.DescribeTenantUsageRequest
 	(*DescribeTenantUsageResponse)(nil), // 5: granary.v1.DescribeTenantUsageResponse
-	(*ListTenantsRequest)(nil),          // 6: granary.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),         // 7: granary.v1.ListTenantsResponse
-	(*UpdateTenantRequest)(nil),         // 8: granary.v1.UpdateTenantRequest
-	(*UpdateTenantResponse)(nil),        // 9: granary.v1.UpdateTenantResponse
-	(*SuspendTenantRequest)(nil),        // 10: granary.v1.SuspendTenantRequest
-	(*SuspendTenantResponse)(nil),       // 11: granary.v1.SuspendTenantResponse
-	(*ResumeTenantRequest)(nil),         // 12: granary.v1.ResumeTenantRequest
-	(*ResumeTenantResponse)(nil),        // 13: granary.v1.ResumeTenantResponse
-	(*DeleteTenantRequest)(nil),         // 14: granary.v1.DeleteTenantRequest
-	(*DeleteTenantResponse)(nil),        // 15: granary.v1.DeleteTenantResponse
-	(*UndeleteTenantRequest)(nil),       // 16: granary.v1.UndeleteTenantRequest
-	(*UndeleteTenantResponse)(nil),      // 17: granary.v1.UndeleteTenantResponse
-	(*TenantLimits)(nil),                // 18: granary.v1.TenantLimits
-	(*Tenant)(nil),                      // 19: granary.v1.Tenant
-	(*Usage)(nil),                       // 20: granary.v1.Usage
-	(*durationpb.Duration)(nil),         // 21: google.protobuf.Duration
+	(*RecountTenantUsageRequest)(nil),   // 6: granary.v1.RecountTenantUsageRequest
+	(*RecountTenantUsageResponse)(nil),  // 7: granary.v1.RecountTenantUsageResponse
+	(*ListTenantsRequest)(nil),          // 8: granary.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),         // 9: granary.v1.ListTenantsResponse
+	(*UpdateTenantRequest)(nil),         // 10: granary.v1.UpdateTenantRequest
+	(*UpdateTenantResponse)(nil),        // 11: granary.v1.UpdateTenantResponse
+	(*SuspendTenantRequest)(nil),        // 12: granary.v1.SuspendTenantRequest
+	(*SuspendTenantResponse)(nil),       // 13: granary.v1.SuspendTenantResponse
+	(*ResumeTenantRequest)(nil),         // 14: granary.v1.ResumeTenantRequest
+	(*ResumeTenantResponse)(nil),        // 15: granary.v1.ResumeTenantResponse
+	(*DeleteTenantRequest)(nil),         // 16: granary.v1.DeleteTenantRequest
+	(*DeleteTenantResponse)(nil),        // 17: granary.v1.DeleteTenantResponse
+	(*UndeleteTenantRequest)(nil),       // 18: granary.v1.UndeleteTenantRequest
+	(*UndeleteTenantResponse)(nil),      // 19: granary.v1.UndeleteTenantResponse
+	(*TenantLimits)(nil),                // 20: granary.v1.TenantLimits
+	(*Tenant)(nil),                      // 21: granary.v1.Tenant
+	(*Usage)(nil),                       // 22: granary.v1.Usage
+	(*Recount)(nil),                     // 23: granary.v1.Recount
+	(*durationpb.Duration)(nil),         // 24: google.protobuf.Duration
 }
 var file_granary_v1_tenant_admin_proto_depIdxs = []int32{
-	18, // 0: granary.v1.CreateTenantRequest.limit_overrides:type_name -> granary.v1.TenantLimits
-	19, // 1: granary.v1.CreateTenantResponse.tenant:type_name -> granary.v1.Tenant
-	19, // 2: granary.v1.DescribeTenantResponse.tenant:type_name -> granary.v1.Tenant
-	20, // 3: granary.v1.DescribeTenantUsageResponse.usage:type_name -> granary.v1.Usage
-	19, // 4: granary.v1.ListTenantsResponse.tenants:type_name -> granary.v1.Tenant
-	18, // 5: granary.v1.UpdateTenantRequest.limit_overrides:type_name -> granary.v1.TenantLimits
-	19, // 6: granary.v1.UpdateTenantResponse.tenant:type_name -> granary.v1.Tenant
-	19, // 7: granary.v1.SuspendTenantResponse.tenant:type_name -> granary.v1.Tenant
-	19, // 8: granary.v1.ResumeTenantResponse.tenant:type_name -> granary.v1.Tenant
-	21, // 9: granary.v1.DeleteTenantRequest.undelete_for:type_name -> google.protobuf.Duration
-	19, // 10: granary.v1.DeleteTenantResponse.tenant:type_name -> granary.v1.Tenant
-	19, // 11: granary.v1.UndeleteTenantResponse.tenant:type_name -> granary.v1.Tenant
-	0,  // 12: granary.v1.TenantAdminService.CreateTenant:input_type -> granary.v1.CreateTenantRequest
-	2,  // 13: granary.v1.TenantAdminService.DescribeTenant:input_type -> granary.v1.DescribeTenantRequest
-	4,  // 14: granary.v1.TenantAdminService.DescribeTenantUsage:input_type -> granary.v1.DescribeTenantUsageRequest
-	6,  // 15: granary.v1.TenantAdminService.ListTenants:input_type -> granary.v1.ListTenantsRequest
-	8,  // 16: granary.v1.TenantAdminService.UpdateTenant:input_type -> granary.v1.UpdateTenantRequest
-	10, // 17: granary.v1.TenantAdminService.SuspendTenant:input_type -> granary.v1.SuspendTenantRequest
-	12, // 18: granary.v1.TenantAdminService.ResumeTenant:input_type -> granary.v1.ResumeTenantRequest
-	14, // 19: granary.v1.TenantAdminService.DeleteTenant:input_type -> granary.v1.DeleteTenantRequest
-	16, // 20: granary.v1.TenantAdminService.UndeleteTenant:input_type -> granary.v1.UndeleteTenantRequest
-	1,  // 21: granary.v1.TenantAdminService.CreateTenant:output_type -> granary.v1.CreateTenantResponse
-	3,  // 22: granary.v1.TenantAdminService.DescribeTenant:output_type -> granary.v1.DescribeTenantResponse
-	5,  // 23: granary.v1.TenantAdminService.DescribeTenantUsage:output_type -> granary.v1.DescribeTenantUsageResponse
-	7,  // 24: granary.v1.TenantAdminService.ListTenants:output_type -> granary.v1.ListTenantsResponse
-	9,  // 25: granary.v1.TenantAdminService.UpdateTenant:output_type -> granary.v1.UpdateTenantResponse
-	11, // 26: granary.v1.TenantAdminService.SuspendTenant:output_type -> granary.v1.SuspendTenantResponse
-	13, // 27: granary.v1.TenantAdminService.ResumeTenant:output_type -> granary.v1.ResumeTenantResponse
-	15, // 28: granary.v1.TenantAdminService.DeleteTenant:output_type -> granary.v1.DeleteTenantResponse
-	17, // 29: granary.v1.TenantAdminService.UndeleteTenant:output_type -> granary.v1.UndeleteTenantResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	20, // 0: granary.v1.CreateTenantRequest.limit_overrides:type_name -> granary.v1.TenantLimits
+	21, // 1: granary.v1.CreateTenantResponse.tenant:type_name -> granary.v1.Tenant
+	21, // 2: granary.v1.DescribeTenantResponse.tenant:type_name -> granary.v1.Tenant
+	22, // 3: granary.v1.DescribeTenantUsageResponse.usage:type_name -> granary.v1.Usage
+	23, // 4: granary.v1.RecountTenantUsageResponse.recounts:type_name -> granary.v1.Recount
+	21, // 5: granary.v1.ListTenantsResponse.tenants:type_name -> granary.v1.Tenant
+	20, // 6: granary.v1.UpdateTenantRequest.limit_overrides:type_name -> granary.v1.TenantLimits
+	21, // 7: granary.v1.UpdateTenantResponse.tenant:type_name -> granary.v1.Tenant
+	21, // 8: granary.v1.SuspendTenantResponse.tenant:type_name -> granary.v1.Tenant
+	21, // 9: granary.v1.ResumeTenantResponse.tenant:type_name -> granary.v1.Tenant
+	24, // 10: granary.v1.DeleteTenantRequest.undelete_for:type_name -> google.protobuf.Duration
+	21, // 11: granary.v1.DeleteTenantResponse.tenant:type_name -> granary.v1.Tenant
+	21, // 12: granary.v1.UndeleteTenantResponse.tenant:type_name -> granary.v1.Tenant
+	0,  // 13: granary.v1.TenantAdminService.CreateTenant:input_type -> granary.v1.CreateTenantRequest
+	2,  // 14: granary.v1.TenantAdminService.DescribeTenant:input_type -> granary.v1.DescribeTenantRequest
+	4,  // 15: granary.v1.TenantAdminService.DescribeTenantUsage:input_type -> granary.v1.DescribeTenantUsageRequest
+	6,  // 16: granary.v1.TenantAdminService.RecountTenantUsage:input_type -> granary.v1.RecountTenantUsageRequest
+	8,  // 17: granary.v1.TenantAdminService.ListTenants:input_type -> granary.v1.ListTenantsRequest
+	10, // 18: granary.v1.TenantAdminService.UpdateTenant:input_type -> granary.v1.UpdateTenantRequest
+	12, // 19: granary.v1.TenantAdminService.SuspendTenant:input_type -> granary.v1.SuspendTenantRequest
+	14, // 20: granary.v1.TenantAdminService.ResumeTenant:input_type -> granary.v1.ResumeTenantRequest
+	16, // 21: granary.v1.TenantAdminService.DeleteTenant:input_type -> granary.v1.DeleteTenantRequest
+	18, // 22: granary.v1.TenantAdminService.UndeleteTenant:input_type -> granary.v1.UndeleteTenantRequest
+	1,  // 23: granary.v1.TenantAdminService.CreateTenant:output_type -> granary.v1.CreateTenantResponse
+	3,  // 24: granary.v1.TenantAdminService.DescribeTenant:output_type -> granary.v1.DescribeTenantResponse
+	5,  // 25: granary.v1.TenantAdminService.DescribeTenantUsage:output_type -> granary.v1.DescribeTenantUsageResponse
+	7,  // 26: granary.v1.TenantAdminService.RecountTenantUsage:output_type -> granary.v1.RecountTenantUsageResponse
+	9,  // 27: granary.v1.TenantAdminService.ListTenants:output_type -> granary.v1.ListTenantsResponse
+	11, // 28: granary.v1.TenantAdminService.UpdateTenant:output_type -> granary.v1.UpdateTenantResponse
+	13, // 29: granary.v1.TenantAdminService.SuspendTenant:output_type -> granary.v1.SuspendTenantResponse
+	15, // 30: granary.v1.TenantAdminService.ResumeTenant:output_type -> granary.v1.ResumeTenantResponse
+	17, // 31: granary.v1.TenantAdminService.DeleteTenant:output_type -> granary.v1.DeleteTenantResponse
+	19, // 32: granary.v1.TenantAdminService.UndeleteTenant:output_type -> granary.v1.UndeleteTenantResponse
+	23, // [23:33] is the sub-list for method output_type
+	13, // [13:23] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_tenant_admin_proto_init() }
@@ -1104,14 +1264,14 @@ func file_granary_v1_tenant_admin_proto_init() {
 	}
 	file_granary_v1_permission_proto_init()
 	file_granary_v1_tenant_proto_init()
-	file_granary_v1_tenant_admin_proto_msgTypes[8].OneofWrappers = []any{}
+	file_granary_v1_tenant_admin_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_tenant_admin_proto_rawDesc), len(file_granary_v1_tenant_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

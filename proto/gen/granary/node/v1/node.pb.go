@@ -3036,6 +3036,7 @@ type TenantCall struct {
 	//	*TenantCall_LeasePlaces
 	//	*TenantCall_RecountUsage
 	//	*TenantCall_CheckStorage
+	//	*TenantCall_ImportSettings
 	Operation     isTenantCall_Operation `protobuf_oneof:"operation"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3391,6 +3392,15 @@ func (x *TenantCall) GetCheckStorage() *CheckStorage {
 	return nil
 }
 
+func (x *TenantCall) GetImportSettings() *ImportSettings {
+	if x != nil {
+		if x, ok := x.Operation.(*TenantCall_ImportSettings); ok {
+			return x.ImportSettings
+		}
+	}
+	return nil
+}
+
 type isTenantCall_Operation interface {
 	isTenantCall_Operation()
 }
@@ -3533,6 +3543,10 @@ type TenantCall_CheckStorage struct {
 	CheckStorage *CheckStorage `protobuf:"bytes,38,opt,name=check_storage,json=checkStorage,proto3,oneof"`
 }
 
+type TenantCall_ImportSettings struct {
+	ImportSettings *ImportSettings `protobuf:"bytes,39,opt,name=import_settings,json=importSettings,proto3,oneof"`
+}
+
 func (*TenantCall_Get) isTenantCall_Operation() {}
 
 func (*TenantCall_UpdateConfig) isTenantCall_Operation() {}
@@ -3601,6 +3615,78 @@ func (*TenantCall_RecountUsage) isTenantCall_Operation() {}
 
 func (*TenantCall_CheckStorage) isTenantCall_Operation() {}
 
+func (*TenantCall_ImportSettings) isTenantCall_Operation() {}
+
+// Sets what the archive of a tenant holds of its settings and its access.
+type ImportSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unset: stays as it is.
+	DefaultConfig *v1.Config        `protobuf:"bytes,1,opt,name=default_config,json=defaultConfig,proto3" json:"default_config,omitempty"`
+	Workspaces    []*v1.Workspace   `protobuf:"bytes,2,rep,name=workspaces,proto3" json:"workspaces,omitempty"`
+	Bindings      []*v1.RoleBinding `protobuf:"bytes,3,rep,name=bindings,proto3" json:"bindings,omitempty"`
+	ValidateOnly  bool              `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportSettings) Reset() {
+	*x = ImportSettings{}
+	mi := &file_granary_node_v1_node_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportSettings) ProtoMessage() {}
+
+func (x *ImportSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_node_v1_node_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportSettings.ProtoReflect.Descriptor instead.
+func (*ImportSettings) Descriptor() ([]byte, []int) {
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ImportSettings) GetDefaultConfig() *v1.Config {
+	if x != nil {
+		return x.DefaultConfig
+	}
+	return nil
+}
+
+func (x *ImportSettings) GetWorkspaces() []*v1.Workspace {
+	if x != nil {
+		return x.Workspaces
+	}
+	return nil
+}
+
+func (x *ImportSettings) GetBindings() []*v1.RoleBinding {
+	if x != nil {
+		return x.Bindings
+	}
+	return nil
+}
+
+func (x *ImportSettings) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
 // Grants bytes of the tenant's storage to a knowledge base, and takes back what it gives
 // up. Everything in it is absolute: a message that is lost, or comes twice or late, does
 // no harm.
@@ -3625,7 +3711,7 @@ type LeaseStorage struct {
 
 func (x *LeaseStorage) Reset() {
 	*x = LeaseStorage{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[36]
+	mi := &file_granary_node_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3637,7 +3723,7 @@ func (x *LeaseStorage) String() string {
 func (*LeaseStorage) ProtoMessage() {}
 
 func (x *LeaseStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[36]
+	mi := &file_granary_node_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3650,7 +3736,7 @@ func (x *LeaseStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseStorage.ProtoReflect.Descriptor instead.
 func (*LeaseStorage) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LeaseStorage) GetId() string {
@@ -3716,7 +3802,7 @@ type StorageGrant struct {
 
 func (x *StorageGrant) Reset() {
 	*x = StorageGrant{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[37]
+	mi := &file_granary_node_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3728,7 +3814,7 @@ func (x *StorageGrant) String() string {
 func (*StorageGrant) ProtoMessage() {}
 
 func (x *StorageGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[37]
+	mi := &file_granary_node_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3741,7 +3827,7 @@ func (x *StorageGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageGrant.ProtoReflect.Descriptor instead.
 func (*StorageGrant) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StorageGrant) GetVersion() int64 {
@@ -3774,7 +3860,7 @@ type CheckStorage struct {
 
 func (x *CheckStorage) Reset() {
 	*x = CheckStorage{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[38]
+	mi := &file_granary_node_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3786,7 +3872,7 @@ func (x *CheckStorage) String() string {
 func (*CheckStorage) ProtoMessage() {}
 
 func (x *CheckStorage) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[38]
+	mi := &file_granary_node_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3799,7 +3885,7 @@ func (x *CheckStorage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckStorage.ProtoReflect.Descriptor instead.
 func (*CheckStorage) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CheckStorage) GetBytes() int64 {
@@ -3827,7 +3913,7 @@ type LeasePlaces struct {
 
 func (x *LeasePlaces) Reset() {
 	*x = LeasePlaces{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[39]
+	mi := &file_granary_node_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3839,7 +3925,7 @@ func (x *LeasePlaces) String() string {
 func (*LeasePlaces) ProtoMessage() {}
 
 func (x *LeasePlaces) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[39]
+	mi := &file_granary_node_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3852,7 +3938,7 @@ func (x *LeasePlaces) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeasePlaces.ProtoReflect.Descriptor instead.
 func (*LeasePlaces) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LeasePlaces) GetHolder() string {
@@ -3905,7 +3991,7 @@ type PlaceLease struct {
 
 func (x *PlaceLease) Reset() {
 	*x = PlaceLease{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[40]
+	mi := &file_granary_node_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3917,7 +4003,7 @@ func (x *PlaceLease) String() string {
 func (*PlaceLease) ProtoMessage() {}
 
 func (x *PlaceLease) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[40]
+	mi := &file_granary_node_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3930,7 +4016,7 @@ func (x *PlaceLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlaceLease.ProtoReflect.Descriptor instead.
 func (*PlaceLease) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PlaceLease) GetVersion() int64 {
@@ -3995,7 +4081,7 @@ type TenantReply struct {
 
 func (x *TenantReply) Reset() {
 	*x = TenantReply{}
-	mi := &file_granary_node_v1_node_proto_msgTypes[41]
+	mi := &file_granary_node_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4007,7 +4093,7 @@ func (x *TenantReply) String() string {
 func (*TenantReply) ProtoMessage() {}
 
 func (x *TenantReply) ProtoReflect() protoreflect.Message {
-	mi := &file_granary_node_v1_node_proto_msgTypes[41]
+	mi := &file_granary_node_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4020,7 +4106,7 @@ func (x *TenantReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantReply.ProtoReflect.Descriptor instead.
 func (*TenantReply) Descriptor() ([]byte, []int) {
-	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_granary_node_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *TenantReply) GetResult() isTenantReply_Result {
@@ -4506,7 +4592,7 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\tremaining\x18\a \x01(\x03R\tremaining\x12\x18\n" +
 	"\acharged\x18\b \x01(\x03R\acharged\x12:\n" +
 	"\vretry_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\xe4\x12\n" +
+	"retryAfter\"\xb0\x13\n" +
 	"\n" +
 	"TenantCall\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.granary.node.v1.HeaderR\x06header\x120\n" +
@@ -4551,8 +4637,16 @@ const file_granary_node_v1_node_proto_rawDesc = "" +
 	"\rlease_storage\x18# \x01(\v2\x1d.granary.node.v1.LeaseStorageH\x00R\fleaseStorage\x12A\n" +
 	"\flease_places\x18$ \x01(\v2\x1c.granary.node.v1.LeasePlacesH\x00R\vleasePlaces\x12F\n" +
 	"\rrecount_usage\x18% \x01(\v2\x1f.granary.v1.RecountUsageRequestH\x00R\frecountUsage\x12D\n" +
-	"\rcheck_storage\x18& \x01(\v2\x1d.granary.node.v1.CheckStorageH\x00R\fcheckStorageB\v\n" +
-	"\toperation\"\x9a\x01\n" +
+	"\rcheck_storage\x18& \x01(\v2\x1d.granary.node.v1.CheckStorageH\x00R\fcheckStorage\x12J\n" +
+	"\x0fimport_settings\x18' \x01(\v2\x1f.granary.node.v1.ImportSettingsH\x00R\x0eimportSettingsB\v\n" +
+	"\toperation\"\xdc\x01\n" +
+	"\x0eImportSettings\x129\n" +
+	"\x0edefault_config\x18\x01 \x01(\v2\x12.granary.v1.ConfigR\rdefaultConfig\x125\n" +
+	"\n" +
+	"workspaces\x18\x02 \x03(\v2\x15.granary.v1.WorkspaceR\n" +
+	"workspaces\x123\n" +
+	"\bbindings\x18\x03 \x03(\v2\x17.granary.v1.RoleBindingR\bbindings\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnly\"\x9a\x01\n" +
 	"\fLeaseStorage\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03uid\x18\x02 \x01(\tR\x03uid\x12\x18\n" +
@@ -4615,7 +4709,7 @@ func file_granary_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_granary_node_v1_node_proto_rawDescData
 }
 
-var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_granary_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_granary_node_v1_node_proto_goTypes = []any{
 	(*Header)(nil),                        // 0: granary.node.v1.Header
 	(*Grant)(nil),                         // 1: granary.node.v1.Grant
@@ -4653,104 +4747,105 @@ var file_granary_node_v1_node_proto_goTypes = []any{
 	(*LeaseTokens)(nil),                   // 33: granary.node.v1.LeaseTokens
 	(*TokenLease)(nil),                    // 34: granary.node.v1.TokenLease
 	(*TenantCall)(nil),                    // 35: granary.node.v1.TenantCall
-	(*LeaseStorage)(nil),                  // 36: granary.node.v1.LeaseStorage
-	(*StorageGrant)(nil),                  // 37: granary.node.v1.StorageGrant
-	(*CheckStorage)(nil),                  // 38: granary.node.v1.CheckStorage
-	(*LeasePlaces)(nil),                   // 39: granary.node.v1.LeasePlaces
-	(*PlaceLease)(nil),                    // 40: granary.node.v1.PlaceLease
-	(*TenantReply)(nil),                   // 41: granary.node.v1.TenantReply
-	nil,                                   // 42: granary.node.v1.Error.MetadataEntry
-	(*durationpb.Duration)(nil),           // 43: google.protobuf.Duration
-	(*v1.DocumentSpec)(nil),               // 44: granary.v1.DocumentSpec
-	(*v1.Document)(nil),                   // 45: granary.v1.Document
-	(*v1.Event)(nil),                      // 46: granary.v1.Event
-	(*v1.Progress)(nil),                   // 47: granary.v1.Progress
-	(*v1.KnowledgeBase)(nil),              // 48: granary.v1.KnowledgeBase
-	(*v1.CreateKnowledgeBaseRequest)(nil), // 49: granary.v1.CreateKnowledgeBaseRequest
-	(*v1.GetKnowledgeBaseRequest)(nil),    // 50: granary.v1.GetKnowledgeBaseRequest
-	(*v1.UpdateKnowledgeBaseRequest)(nil), // 51: granary.v1.UpdateKnowledgeBaseRequest
-	(*v1.DeleteKnowledgeBaseRequest)(nil), // 52: granary.v1.DeleteKnowledgeBaseRequest
-	(*v1.GetDocumentRequest)(nil),         // 53: granary.v1.GetDocumentRequest
-	(*v1.ListDocumentsRequest)(nil),       // 54: granary.v1.ListDocumentsRequest
-	(*v1.DeleteDocumentRequest)(nil),      // 55: granary.v1.DeleteDocumentRequest
-	(*v1.CancelDocumentRequest)(nil),      // 56: granary.v1.CancelDocumentRequest
-	(*v1.ReprocessDocumentRequest)(nil),   // 57: granary.v1.ReprocessDocumentRequest
-	(*v1.ListChunksRequest)(nil),          // 58: granary.v1.ListChunksRequest
-	(*v1.GetDocumentTextRequest)(nil),     // 59: granary.v1.GetDocumentTextRequest
-	(*v1.SearchRequest)(nil),              // 60: granary.v1.SearchRequest
-	(*v1.ListDocumentsResponse)(nil),      // 61: granary.v1.ListDocumentsResponse
-	(*v1.ListChunksResponse)(nil),         // 62: granary.v1.ListChunksResponse
-	(*v1.GetDocumentTextResponse)(nil),    // 63: granary.v1.GetDocumentTextResponse
-	(*v1.SearchResponse)(nil),             // 64: granary.v1.SearchResponse
-	(*v1.Config)(nil),                     // 65: granary.v1.Config
-	(*v1.TenantLimits)(nil),               // 66: granary.v1.TenantLimits
-	(v1.TenantState)(0),                   // 67: granary.v1.TenantState
-	(*timestamppb.Timestamp)(nil),         // 68: google.protobuf.Timestamp
-	(*v1.CreateApiKeyRequest)(nil),        // 69: granary.v1.CreateApiKeyRequest
-	(*v1.GetTenantRequest)(nil),           // 70: granary.v1.GetTenantRequest
-	(*v1.UpdateTenantConfigRequest)(nil),  // 71: granary.v1.UpdateTenantConfigRequest
-	(*v1.ListKnowledgeBasesRequest)(nil),  // 72: granary.v1.ListKnowledgeBasesRequest
-	(*v1.GetApiKeyRequest)(nil),           // 73: granary.v1.GetApiKeyRequest
-	(*v1.ListApiKeysRequest)(nil),         // 74: granary.v1.ListApiKeysRequest
-	(*v1.RevokeApiKeyRequest)(nil),        // 75: granary.v1.RevokeApiKeyRequest
-	(*v1.RoleBinding)(nil),                // 76: granary.v1.RoleBinding
-	(*v1.RemoveRoleBindingRequest)(nil),   // 77: granary.v1.RemoveRoleBindingRequest
-	(*v1.ListRoleBindingsRequest)(nil),    // 78: granary.v1.ListRoleBindingsRequest
-	(*v1.CreateWorkspaceRequest)(nil),     // 79: granary.v1.CreateWorkspaceRequest
-	(*v1.ListWorkspacesRequest)(nil),      // 80: granary.v1.ListWorkspacesRequest
-	(*v1.Workspace)(nil),                  // 81: granary.v1.Workspace
-	(*v1.DeleteWorkspaceRequest)(nil),     // 82: granary.v1.DeleteWorkspaceRequest
-	(*v1.CreateTenantRequest)(nil),        // 83: granary.v1.CreateTenantRequest
-	(*v1.UpdateTenantRequest)(nil),        // 84: granary.v1.UpdateTenantRequest
-	(*v1.SuspendTenantRequest)(nil),       // 85: granary.v1.SuspendTenantRequest
-	(*v1.ResumeTenantRequest)(nil),        // 86: granary.v1.ResumeTenantRequest
-	(*v1.DeleteTenantRequest)(nil),        // 87: granary.v1.DeleteTenantRequest
-	(*v1.UndeleteTenantRequest)(nil),      // 88: granary.v1.UndeleteTenantRequest
-	(*v1.DescribeTenantRequest)(nil),      // 89: granary.v1.DescribeTenantRequest
-	(*v1.GetWorkspaceRequest)(nil),        // 90: granary.v1.GetWorkspaceRequest
-	(*v1.GetUsageRequest)(nil),            // 91: granary.v1.GetUsageRequest
-	(*v1.RecountUsageRequest)(nil),        // 92: granary.v1.RecountUsageRequest
-	(*v1.Tenant)(nil),                     // 93: granary.v1.Tenant
-	(*v1.ListKnowledgeBasesResponse)(nil), // 94: granary.v1.ListKnowledgeBasesResponse
-	(*v1.ApiKey)(nil),                     // 95: granary.v1.ApiKey
-	(*v1.ListApiKeysResponse)(nil),        // 96: granary.v1.ListApiKeysResponse
-	(*v1.ListRoleBindingsResponse)(nil),   // 97: granary.v1.ListRoleBindingsResponse
-	(*v1.ListWorkspacesResponse)(nil),     // 98: granary.v1.ListWorkspacesResponse
-	(*v1.Usage)(nil),                      // 99: granary.v1.Usage
-	(*v1.RecountUsageResponse)(nil),       // 100: granary.v1.RecountUsageResponse
+	(*ImportSettings)(nil),                // 36: granary.node.v1.ImportSettings
+	(*LeaseStorage)(nil),                  // 37: granary.node.v1.LeaseStorage
+	(*StorageGrant)(nil),                  // 38: granary.node.v1.StorageGrant
+	(*CheckStorage)(nil),                  // 39: granary.node.v1.CheckStorage
+	(*LeasePlaces)(nil),                   // 40: granary.node.v1.LeasePlaces
+	(*PlaceLease)(nil),                    // 41: granary.node.v1.PlaceLease
+	(*TenantReply)(nil),                   // 42: granary.node.v1.TenantReply
+	nil,                                   // 43: granary.node.v1.Error.MetadataEntry
+	(*durationpb.Duration)(nil),           // 44: google.protobuf.Duration
+	(*v1.DocumentSpec)(nil),               // 45: granary.v1.DocumentSpec
+	(*v1.Document)(nil),                   // 46: granary.v1.Document
+	(*v1.Event)(nil),                      // 47: granary.v1.Event
+	(*v1.Progress)(nil),                   // 48: granary.v1.Progress
+	(*v1.KnowledgeBase)(nil),              // 49: granary.v1.KnowledgeBase
+	(*v1.CreateKnowledgeBaseRequest)(nil), // 50: granary.v1.CreateKnowledgeBaseRequest
+	(*v1.GetKnowledgeBaseRequest)(nil),    // 51: granary.v1.GetKnowledgeBaseRequest
+	(*v1.UpdateKnowledgeBaseRequest)(nil), // 52: granary.v1.UpdateKnowledgeBaseRequest
+	(*v1.DeleteKnowledgeBaseRequest)(nil), // 53: granary.v1.DeleteKnowledgeBaseRequest
+	(*v1.GetDocumentRequest)(nil),         // 54: granary.v1.GetDocumentRequest
+	(*v1.ListDocumentsRequest)(nil),       // 55: granary.v1.ListDocumentsRequest
+	(*v1.DeleteDocumentRequest)(nil),      // 56: granary.v1.DeleteDocumentRequest
+	(*v1.CancelDocumentRequest)(nil),      // 57: granary.v1.CancelDocumentRequest
+	(*v1.ReprocessDocumentRequest)(nil),   // 58: granary.v1.ReprocessDocumentRequest
+	(*v1.ListChunksRequest)(nil),          // 59: granary.v1.ListChunksRequest
+	(*v1.GetDocumentTextRequest)(nil),     // 60: granary.v1.GetDocumentTextRequest
+	(*v1.SearchRequest)(nil),              // 61: granary.v1.SearchRequest
+	(*v1.ListDocumentsResponse)(nil),      // 62: granary.v1.ListDocumentsResponse
+	(*v1.ListChunksResponse)(nil),         // 63: granary.v1.ListChunksResponse
+	(*v1.GetDocumentTextResponse)(nil),    // 64: granary.v1.GetDocumentTextResponse
+	(*v1.SearchResponse)(nil),             // 65: granary.v1.SearchResponse
+	(*v1.Config)(nil),                     // 66: granary.v1.Config
+	(*v1.TenantLimits)(nil),               // 67: granary.v1.TenantLimits
+	(v1.TenantState)(0),                   // 68: granary.v1.TenantState
+	(*timestamppb.Timestamp)(nil),         // 69: google.protobuf.Timestamp
+	(*v1.CreateApiKeyRequest)(nil),        // 70: granary.v1.CreateApiKeyRequest
+	(*v1.GetTenantRequest)(nil),           // 71: granary.v1.GetTenantRequest
+	(*v1.UpdateTenantConfigRequest)(nil),  // 72: granary.v1.UpdateTenantConfigRequest
+	(*v1.ListKnowledgeBasesRequest)(nil),  // 73: granary.v1.ListKnowledgeBasesRequest
+	(*v1.GetApiKeyRequest)(nil),           // 74: granary.v1.GetApiKeyRequest
+	(*v1.ListApiKeysRequest)(nil),         // 75: granary.v1.ListApiKeysRequest
+	(*v1.RevokeApiKeyRequest)(nil),        // 76: granary.v1.RevokeApiKeyRequest
+	(*v1.RoleBinding)(nil),                // 77: granary.v1.RoleBinding
+	(*v1.RemoveRoleBindingRequest)(nil),   // 78: granary.v1.RemoveRoleBindingRequest
+	(*v1.ListRoleBindingsRequest)(nil),    // 79: granary.v1.ListRoleBindingsRequest
+	(*v1.CreateWorkspaceRequest)(nil),     // 80: granary.v1.CreateWorkspaceRequest
+	(*v1.ListWorkspacesRequest)(nil),      // 81: granary.v1.ListWorkspacesRequest
+	(*v1.Workspace)(nil),                  // 82: granary.v1.Workspace
+	(*v1.DeleteWorkspaceRequest)(nil),     // 83: granary.v1.DeleteWorkspaceRequest
+	(*v1.CreateTenantRequest)(nil),        // 84: granary.v1.CreateTenantRequest
+	(*v1.UpdateTenantRequest)(nil),        // 85: granary.v1.UpdateTenantRequest
+	(*v1.SuspendTenantRequest)(nil),       // 86: granary.v1.SuspendTenantRequest
+	(*v1.ResumeTenantRequest)(nil),        // 87: granary.v1.ResumeTenantRequest
+	(*v1.DeleteTenantRequest)(nil),        // 88: granary.v1.DeleteTenantRequest
+	(*v1.UndeleteTenantRequest)(nil),      // 89: granary.v1.UndeleteTenantRequest
+	(*v1.DescribeTenantRequest)(nil),      // 90: granary.v1.DescribeTenantRequest
+	(*v1.GetWorkspaceRequest)(nil),        // 91: granary.v1.GetWorkspaceRequest
+	(*v1.GetUsageRequest)(nil),            // 92: granary.v1.GetUsageRequest
+	(*v1.RecountUsageRequest)(nil),        // 93: granary.v1.RecountUsageRequest
+	(*v1.Tenant)(nil),                     // 94: granary.v1.Tenant
+	(*v1.ListKnowledgeBasesResponse)(nil), // 95: granary.v1.ListKnowledgeBasesResponse
+	(*v1.ApiKey)(nil),                     // 96: granary.v1.ApiKey
+	(*v1.ListApiKeysResponse)(nil),        // 97: granary.v1.ListApiKeysResponse
+	(*v1.ListRoleBindingsResponse)(nil),   // 98: granary.v1.ListRoleBindingsResponse
+	(*v1.ListWorkspacesResponse)(nil),     // 99: granary.v1.ListWorkspacesResponse
+	(*v1.Usage)(nil),                      // 100: granary.v1.Usage
+	(*v1.RecountUsageResponse)(nil),       // 101: granary.v1.RecountUsageResponse
 }
 var file_granary_node_v1_node_proto_depIdxs = []int32{
-	43,  // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
+	44,  // 0: granary.node.v1.Header.remaining:type_name -> google.protobuf.Duration
 	1,   // 1: granary.node.v1.Header.grants:type_name -> granary.node.v1.Grant
-	42,  // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
+	43,  // 2: granary.node.v1.Error.metadata:type_name -> granary.node.v1.Error.MetadataEntry
 	3,   // 3: granary.node.v1.Error.fields:type_name -> granary.node.v1.FieldViolation
-	43,  // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
-	44,  // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
+	44,  // 4: granary.node.v1.Error.retry_after:type_name -> google.protobuf.Duration
+	45,  // 5: granary.node.v1.AddDocument.spec:type_name -> granary.v1.DocumentSpec
 	4,   // 6: granary.node.v1.AddDocument.source:type_name -> granary.node.v1.SourceRef
-	45,  // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
-	43,  // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
-	46,  // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
-	47,  // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
-	48,  // 11: granary.node.v1.ExportPage.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	46,  // 7: granary.node.v1.AddDocumentResult.document:type_name -> granary.v1.Document
+	44,  // 8: granary.node.v1.ReadEvents.wait:type_name -> google.protobuf.Duration
+	47,  // 9: granary.node.v1.ReadEventsResult.events:type_name -> granary.v1.Event
+	48,  // 10: granary.node.v1.ReadEventsResult.progress:type_name -> granary.v1.Progress
+	49,  // 11: granary.node.v1.ExportPage.knowledge_base:type_name -> granary.v1.KnowledgeBase
 	13,  // 12: granary.node.v1.ExportPage.documents:type_name -> granary.node.v1.ExportDocument
-	44,  // 13: granary.node.v1.ExportDocument.spec:type_name -> granary.v1.DocumentSpec
+	45,  // 13: granary.node.v1.ExportDocument.spec:type_name -> granary.v1.DocumentSpec
 	4,   // 14: granary.node.v1.ExportDocument.source:type_name -> granary.node.v1.SourceRef
-	45,  // 15: granary.node.v1.ExportDocument.document:type_name -> granary.v1.Document
-	49,  // 16: granary.node.v1.BeginImport.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	46,  // 15: granary.node.v1.ExportDocument.document:type_name -> granary.v1.Document
+	50,  // 16: granary.node.v1.BeginImport.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
 	0,   // 17: granary.node.v1.KnowledgeBaseCall.header:type_name -> granary.node.v1.Header
-	49,  // 18: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
-	50,  // 19: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
-	51,  // 20: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
-	52,  // 21: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
+	50,  // 18: granary.node.v1.KnowledgeBaseCall.create:type_name -> granary.v1.CreateKnowledgeBaseRequest
+	51,  // 19: granary.node.v1.KnowledgeBaseCall.get:type_name -> granary.v1.GetKnowledgeBaseRequest
+	52,  // 20: granary.node.v1.KnowledgeBaseCall.update:type_name -> granary.v1.UpdateKnowledgeBaseRequest
+	53,  // 21: granary.node.v1.KnowledgeBaseCall.delete:type_name -> granary.v1.DeleteKnowledgeBaseRequest
 	5,   // 22: granary.node.v1.KnowledgeBaseCall.add_document:type_name -> granary.node.v1.AddDocument
-	53,  // 23: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
-	54,  // 24: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
-	55,  // 25: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
-	56,  // 26: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
-	57,  // 27: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
-	58,  // 28: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
-	59,  // 29: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
-	60,  // 30: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
+	54,  // 23: granary.node.v1.KnowledgeBaseCall.get_document:type_name -> granary.v1.GetDocumentRequest
+	55,  // 24: granary.node.v1.KnowledgeBaseCall.list_documents:type_name -> granary.v1.ListDocumentsRequest
+	56,  // 25: granary.node.v1.KnowledgeBaseCall.delete_document:type_name -> granary.v1.DeleteDocumentRequest
+	57,  // 26: granary.node.v1.KnowledgeBaseCall.cancel_document:type_name -> granary.v1.CancelDocumentRequest
+	58,  // 27: granary.node.v1.KnowledgeBaseCall.reprocess_document:type_name -> granary.v1.ReprocessDocumentRequest
+	59,  // 28: granary.node.v1.KnowledgeBaseCall.list_chunks:type_name -> granary.v1.ListChunksRequest
+	60,  // 29: granary.node.v1.KnowledgeBaseCall.get_text:type_name -> granary.v1.GetDocumentTextRequest
+	61,  // 30: granary.node.v1.KnowledgeBaseCall.search:type_name -> granary.v1.SearchRequest
 	7,   // 31: granary.node.v1.KnowledgeBaseCall.read_events:type_name -> granary.node.v1.ReadEvents
 	10,  // 32: granary.node.v1.KnowledgeBaseCall.wake:type_name -> granary.node.v1.Wake
 	23,  // 33: granary.node.v1.KnowledgeBaseCall.tenant_changed:type_name -> granary.node.v1.TenantSettings
@@ -4761,90 +4856,94 @@ var file_granary_node_v1_node_proto_depIdxs = []int32{
 	18,  // 38: granary.node.v1.KnowledgeBaseCall.storage:type_name -> granary.node.v1.StorageCall
 	20,  // 39: granary.node.v1.KnowledgeBaseCall.get_use:type_name -> granary.node.v1.GetUse
 	2,   // 40: granary.node.v1.KnowledgeBaseReply.error:type_name -> granary.node.v1.Error
-	48,  // 41: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
+	49,  // 41: granary.node.v1.KnowledgeBaseReply.knowledge_base:type_name -> granary.v1.KnowledgeBase
 	6,   // 42: granary.node.v1.KnowledgeBaseReply.add_document:type_name -> granary.node.v1.AddDocumentResult
-	45,  // 43: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
-	61,  // 44: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
-	62,  // 45: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
-	63,  // 46: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
-	64,  // 47: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
+	46,  // 43: granary.node.v1.KnowledgeBaseReply.document:type_name -> granary.v1.Document
+	62,  // 44: granary.node.v1.KnowledgeBaseReply.documents:type_name -> granary.v1.ListDocumentsResponse
+	63,  // 45: granary.node.v1.KnowledgeBaseReply.chunks:type_name -> granary.v1.ListChunksResponse
+	64,  // 46: granary.node.v1.KnowledgeBaseReply.text:type_name -> granary.v1.GetDocumentTextResponse
+	65,  // 47: granary.node.v1.KnowledgeBaseReply.search:type_name -> granary.v1.SearchResponse
 	8,   // 48: granary.node.v1.KnowledgeBaseReply.events:type_name -> granary.node.v1.ReadEventsResult
 	16,  // 49: granary.node.v1.KnowledgeBaseReply.done:type_name -> granary.node.v1.Done
 	12,  // 50: granary.node.v1.KnowledgeBaseReply.export_page:type_name -> granary.node.v1.ExportPage
 	19,  // 51: granary.node.v1.KnowledgeBaseReply.storage_held:type_name -> granary.node.v1.StorageHeld
 	21,  // 52: granary.node.v1.KnowledgeBaseReply.use:type_name -> granary.node.v1.Use
-	65,  // 53: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
-	66,  // 54: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
-	67,  // 55: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
-	67,  // 56: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
+	66,  // 53: granary.node.v1.TenantSettings.default_config:type_name -> granary.v1.Config
+	67,  // 54: granary.node.v1.TenantSettings.limits:type_name -> granary.v1.TenantLimits
+	68,  // 55: granary.node.v1.TenantSettings.state:type_name -> granary.v1.TenantState
+	68,  // 56: granary.node.v1.Access.state:type_name -> granary.v1.TenantState
 	1,   // 57: granary.node.v1.Access.grants:type_name -> granary.node.v1.Grant
-	68,  // 58: granary.node.v1.Access.since:type_name -> google.protobuf.Timestamp
+	69,  // 58: granary.node.v1.Access.since:type_name -> google.protobuf.Timestamp
 	26,  // 59: granary.node.v1.Access.key:type_name -> granary.node.v1.KeyRecord
-	68,  // 60: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
-	69,  // 61: granary.node.v1.CreateKey.request:type_name -> granary.v1.CreateApiKeyRequest
+	69,  // 60: granary.node.v1.KeyRecord.expire_time:type_name -> google.protobuf.Timestamp
+	70,  // 61: granary.node.v1.CreateKey.request:type_name -> granary.v1.CreateApiKeyRequest
 	29,  // 62: granary.node.v1.ReportKeyUse.uses:type_name -> granary.node.v1.KeyUse
-	68,  // 63: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
-	68,  // 64: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
-	43,  // 65: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
-	43,  // 66: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
+	69,  // 63: granary.node.v1.KeyUse.time:type_name -> google.protobuf.Timestamp
+	69,  // 64: granary.node.v1.RegisterKnowledgeBase.create_time:type_name -> google.protobuf.Timestamp
+	44,  // 65: granary.node.v1.TokenLease.left:type_name -> google.protobuf.Duration
+	44,  // 66: granary.node.v1.TokenLease.retry_after:type_name -> google.protobuf.Duration
 	0,   // 67: granary.node.v1.TenantCall.header:type_name -> granary.node.v1.Header
-	70,  // 68: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
-	71,  // 69: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
+	71,  // 68: granary.node.v1.TenantCall.get:type_name -> granary.v1.GetTenantRequest
+	72,  // 69: granary.node.v1.TenantCall.update_config:type_name -> granary.v1.UpdateTenantConfigRequest
 	30,  // 70: granary.node.v1.TenantCall.get_settings:type_name -> granary.node.v1.GetSettings
 	31,  // 71: granary.node.v1.TenantCall.register:type_name -> granary.node.v1.RegisterKnowledgeBase
 	32,  // 72: granary.node.v1.TenantCall.unregister:type_name -> granary.node.v1.UnregisterKnowledgeBase
-	72,  // 73: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
+	73,  // 73: granary.node.v1.TenantCall.list:type_name -> granary.v1.ListKnowledgeBasesRequest
 	10,  // 74: granary.node.v1.TenantCall.wake:type_name -> granary.node.v1.Wake
 	24,  // 75: granary.node.v1.TenantCall.get_access:type_name -> granary.node.v1.GetAccess
 	28,  // 76: granary.node.v1.TenantCall.report_key_use:type_name -> granary.node.v1.ReportKeyUse
 	27,  // 77: granary.node.v1.TenantCall.create_key:type_name -> granary.node.v1.CreateKey
-	73,  // 78: granary.node.v1.TenantCall.get_key:type_name -> granary.v1.GetApiKeyRequest
-	74,  // 79: granary.node.v1.TenantCall.list_keys:type_name -> granary.v1.ListApiKeysRequest
-	75,  // 80: granary.node.v1.TenantCall.revoke_key:type_name -> granary.v1.RevokeApiKeyRequest
-	76,  // 81: granary.node.v1.TenantCall.bind_role:type_name -> granary.v1.RoleBinding
-	77,  // 82: granary.node.v1.TenantCall.unbind_role:type_name -> granary.v1.RemoveRoleBindingRequest
-	78,  // 83: granary.node.v1.TenantCall.list_roles:type_name -> granary.v1.ListRoleBindingsRequest
-	79,  // 84: granary.node.v1.TenantCall.create_workspace:type_name -> granary.v1.CreateWorkspaceRequest
-	80,  // 85: granary.node.v1.TenantCall.list_workspaces:type_name -> granary.v1.ListWorkspacesRequest
-	81,  // 86: granary.node.v1.TenantCall.update_workspace:type_name -> granary.v1.Workspace
-	82,  // 87: granary.node.v1.TenantCall.delete_workspace:type_name -> granary.v1.DeleteWorkspaceRequest
-	83,  // 88: granary.node.v1.TenantCall.create_tenant:type_name -> granary.v1.CreateTenantRequest
-	84,  // 89: granary.node.v1.TenantCall.update_tenant:type_name -> granary.v1.UpdateTenantRequest
-	85,  // 90: granary.node.v1.TenantCall.suspend_tenant:type_name -> granary.v1.SuspendTenantRequest
-	86,  // 91: granary.node.v1.TenantCall.resume_tenant:type_name -> granary.v1.ResumeTenantRequest
-	87,  // 92: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
-	88,  // 93: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
-	89,  // 94: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
-	90,  // 95: granary.node.v1.TenantCall.get_workspace:type_name -> granary.v1.GetWorkspaceRequest
+	74,  // 78: granary.node.v1.TenantCall.get_key:type_name -> granary.v1.GetApiKeyRequest
+	75,  // 79: granary.node.v1.TenantCall.list_keys:type_name -> granary.v1.ListApiKeysRequest
+	76,  // 80: granary.node.v1.TenantCall.revoke_key:type_name -> granary.v1.RevokeApiKeyRequest
+	77,  // 81: granary.node.v1.TenantCall.bind_role:type_name -> granary.v1.RoleBinding
+	78,  // 82: granary.node.v1.TenantCall.unbind_role:type_name -> granary.v1.RemoveRoleBindingRequest
+	79,  // 83: granary.node.v1.TenantCall.list_roles:type_name -> granary.v1.ListRoleBindingsRequest
+	80,  // 84: granary.node.v1.TenantCall.create_workspace:type_name -> granary.v1.CreateWorkspaceRequest
+	81,  // 85: granary.node.v1.TenantCall.list_workspaces:type_name -> granary.v1.ListWorkspacesRequest
+	82,  // 86: granary.node.v1.TenantCall.update_workspace:type_name -> granary.v1.Workspace
+	83,  // 87: granary.node.v1.TenantCall.delete_workspace:type_name -> granary.v1.DeleteWorkspaceRequest
+	84,  // 88: granary.node.v1.TenantCall.create_tenant:type_name -> granary.v1.CreateTenantRequest
+	85,  // 89: granary.node.v1.TenantCall.update_tenant:type_name -> granary.v1.UpdateTenantRequest
+	86,  // 90: granary.node.v1.TenantCall.suspend_tenant:type_name -> granary.v1.SuspendTenantRequest
+	87,  // 91: granary.node.v1.TenantCall.resume_tenant:type_name -> granary.v1.ResumeTenantRequest
+	88,  // 92: granary.node.v1.TenantCall.delete_tenant:type_name -> granary.v1.DeleteTenantRequest
+	89,  // 93: granary.node.v1.TenantCall.undelete_tenant:type_name -> granary.v1.UndeleteTenantRequest
+	90,  // 94: granary.node.v1.TenantCall.describe_tenant:type_name -> granary.v1.DescribeTenantRequest
+	91,  // 95: granary.node.v1.TenantCall.get_workspace:type_name -> granary.v1.GetWorkspaceRequest
 	33,  // 96: granary.node.v1.TenantCall.lease_tokens:type_name -> granary.node.v1.LeaseTokens
-	91,  // 97: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
-	36,  // 98: granary.node.v1.TenantCall.lease_storage:type_name -> granary.node.v1.LeaseStorage
-	39,  // 99: granary.node.v1.TenantCall.lease_places:type_name -> granary.node.v1.LeasePlaces
-	92,  // 100: granary.node.v1.TenantCall.recount_usage:type_name -> granary.v1.RecountUsageRequest
-	38,  // 101: granary.node.v1.TenantCall.check_storage:type_name -> granary.node.v1.CheckStorage
-	2,   // 102: granary.node.v1.StorageGrant.refusal:type_name -> granary.node.v1.Error
-	43,  // 103: granary.node.v1.PlaceLease.ttl:type_name -> google.protobuf.Duration
-	2,   // 104: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
-	93,  // 105: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
-	23,  // 106: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
-	94,  // 107: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
-	16,  // 108: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
-	25,  // 109: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
-	95,  // 110: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
-	96,  // 111: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
-	97,  // 112: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
-	81,  // 113: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
-	98,  // 114: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
-	34,  // 115: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
-	99,  // 116: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
-	37,  // 117: granary.node.v1.TenantReply.storage_grant:type_name -> granary.node.v1.StorageGrant
-	40,  // 118: granary.node.v1.TenantReply.place_lease:type_name -> granary.node.v1.PlaceLease
-	100, // 119: granary.node.v1.TenantReply.recount:type_name -> granary.v1.RecountUsageResponse
-	120, // [120:120] is the sub-list for method output_type
-	120, // [120:120] is the sub-list for method input_type
-	120, // [120:120] is the sub-list for extension type_name
-	120, // [120:120] is the sub-list for extension extendee
-	0,   // [0:120] is the sub-list for field type_name
+	92,  // 97: granary.node.v1.TenantCall.get_usage:type_name -> granary.v1.GetUsageRequest
+	37,  // 98: granary.node.v1.TenantCall.lease_storage:type_name -> granary.node.v1.LeaseStorage
+	40,  // 99: granary.node.v1.TenantCall.lease_places:type_name -> granary.node.v1.LeasePlaces
+	93,  // 100: granary.node.v1.TenantCall.recount_usage:type_name -> granary.v1.RecountUsageRequest
+	39,  // 101: granary.node.v1.TenantCall.check_storage:type_name -> granary.node.v1.CheckStorage
+	36,  // 102: granary.node.v1.TenantCall.import_settings:type_name -> granary.node.v1.ImportSettings
+	66,  // 103: granary.node.v1.ImportSettings.default_config:type_name -> granary.v1.Config
+	82,  // 104: granary.node.v1.ImportSettings.workspaces:type_name -> granary.v1.Workspace
+	77,  // 105: granary.node.v1.ImportSettings.bindings:type_name -> granary.v1.RoleBinding
+	2,   // 106: granary.node.v1.StorageGrant.refusal:type_name -> granary.node.v1.Error
+	44,  // 107: granary.node.v1.PlaceLease.ttl:type_name -> google.protobuf.Duration
+	2,   // 108: granary.node.v1.TenantReply.error:type_name -> granary.node.v1.Error
+	94,  // 109: granary.node.v1.TenantReply.tenant:type_name -> granary.v1.Tenant
+	23,  // 110: granary.node.v1.TenantReply.settings:type_name -> granary.node.v1.TenantSettings
+	95,  // 111: granary.node.v1.TenantReply.list:type_name -> granary.v1.ListKnowledgeBasesResponse
+	16,  // 112: granary.node.v1.TenantReply.done:type_name -> granary.node.v1.Done
+	25,  // 113: granary.node.v1.TenantReply.access:type_name -> granary.node.v1.Access
+	96,  // 114: granary.node.v1.TenantReply.key:type_name -> granary.v1.ApiKey
+	97,  // 115: granary.node.v1.TenantReply.keys:type_name -> granary.v1.ListApiKeysResponse
+	98,  // 116: granary.node.v1.TenantReply.roles:type_name -> granary.v1.ListRoleBindingsResponse
+	82,  // 117: granary.node.v1.TenantReply.workspace:type_name -> granary.v1.Workspace
+	99,  // 118: granary.node.v1.TenantReply.workspaces:type_name -> granary.v1.ListWorkspacesResponse
+	34,  // 119: granary.node.v1.TenantReply.token_lease:type_name -> granary.node.v1.TokenLease
+	100, // 120: granary.node.v1.TenantReply.usage:type_name -> granary.v1.Usage
+	38,  // 121: granary.node.v1.TenantReply.storage_grant:type_name -> granary.node.v1.StorageGrant
+	41,  // 122: granary.node.v1.TenantReply.place_lease:type_name -> granary.node.v1.PlaceLease
+	101, // 123: granary.node.v1.TenantReply.recount:type_name -> granary.v1.RecountUsageResponse
+	124, // [124:124] is the sub-list for method output_type
+	124, // [124:124] is the sub-list for method input_type
+	124, // [124:124] is the sub-list for extension type_name
+	124, // [124:124] is the sub-list for extension extendee
+	0,   // [0:124] is the sub-list for field type_name
 }
 
 func init() { file_granary_node_v1_node_proto_init() }
@@ -4926,8 +5025,9 @@ func file_granary_node_v1_node_proto_init() {
 		(*TenantCall_LeasePlaces)(nil),
 		(*TenantCall_RecountUsage)(nil),
 		(*TenantCall_CheckStorage)(nil),
+		(*TenantCall_ImportSettings)(nil),
 	}
-	file_granary_node_v1_node_proto_msgTypes[41].OneofWrappers = []any{
+	file_granary_node_v1_node_proto_msgTypes[42].OneofWrappers = []any{
 		(*TenantReply_Error)(nil),
 		(*TenantReply_Tenant)(nil),
 		(*TenantReply_Settings)(nil),
@@ -4951,7 +5051,7 @@ func file_granary_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_node_v1_node_proto_rawDesc), len(file_granary_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

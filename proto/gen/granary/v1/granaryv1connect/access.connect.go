@@ -170,7 +170,11 @@ type AccessServiceClient interface {
 	// Tells who the caller is and what they may do.
 	WhoAmI(context.Context, *v1.WhoAmIRequest) (*v1.WhoAmIResponse, error)
 	// Makes an API key. Its text is in this answer and nowhere else; only a MAC is kept.
-	// Errors: PERMISSION_DENIED, NOT_FOUND (WORKSPACE_NOT_FOUND), RESOURCE_EXHAUSTED (TOO_MANY).
+	// The same request_id again makes no second key, and cannot tell the text of the
+	// first: it is answered with ALREADY_EXISTS (API_KEY_EXISTS) and the metadata api_key.
+	// Who lost the answer revokes that key and makes another.
+	// Errors: PERMISSION_DENIED, NOT_FOUND (WORKSPACE_NOT_FOUND), RESOURCE_EXHAUSTED
+	// (TOO_MANY), ALREADY_EXISTS (API_KEY_EXISTS).
 	CreateApiKey(context.Context, *v1.CreateApiKeyRequest) (*v1.CreateApiKeyResponse, error)
 	// Errors: NOT_FOUND (API_KEY_NOT_FOUND), also for a key that was revoked.
 	GetApiKey(context.Context, *v1.GetApiKeyRequest) (*v1.GetApiKeyResponse, error)
@@ -209,7 +213,11 @@ type AccessServiceHandler interface {
 	// Tells who the caller is and what they may do.
 	WhoAmI(context.Context, *v1.WhoAmIRequest) (*v1.WhoAmIResponse, error)
 	// Makes an API key. Its text is in this answer and nowhere else; only a MAC is kept.
-	// Errors: PERMISSION_DENIED, NOT_FOUND (WORKSPACE_NOT_FOUND), RESOURCE_EXHAUSTED (TOO_MANY).
+	// The same request_id again makes no second key, and cannot tell the text of the
+	// first: it is answered with ALREADY_EXISTS (API_KEY_EXISTS) and the metadata api_key.
+	// Who lost the answer revokes that key and makes another.
+	// Errors: PERMISSION_DENIED, NOT_FOUND (WORKSPACE_NOT_FOUND), RESOURCE_EXHAUSTED
+	// (TOO_MANY), ALREADY_EXISTS (API_KEY_EXISTS).
 	CreateApiKey(context.Context, *v1.CreateApiKeyRequest) (*v1.CreateApiKeyResponse, error)
 	// Errors: NOT_FOUND (API_KEY_NOT_FOUND), also for a key that was revoked.
 	GetApiKey(context.Context, *v1.GetApiKeyRequest) (*v1.GetApiKeyResponse, error)

@@ -33,6 +33,9 @@ const (
 	// ArchiveServiceExportTenantProcedure is the procedure name of the ArchiveService's ExportTenant
 	// RPC.
 	ArchiveServiceExportTenantProcedure = "/granary.v1.ArchiveService/ExportTenant"
+	// ArchiveServiceImportTenantProcedure is the procedure name of the ArchiveService's ImportTenant
+	// RPC.
+	ArchiveServiceImportTenantProcedure = "/granary.v1.ArchiveService/ImportTenant"
 )
 
 var (
@@ -57,6 +60,13 @@ var (
 			Procedure:  ArchiveServiceExportTenantProcedure,
 		}
 	})
+	archiveServiceImportTenantSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeClient,
+			Schema:     v1.File_granary_v1_archive_proto.Services().ByName("ArchiveService").Methods().ByName("ImportTenant"),
+			Procedure:  ArchiveServiceImportTenantProcedure,
+		}
+	})
 )
 
 // ArchiveServiceClient is a client for the granary.v1.ArchiveService service.
@@ -74,9 +84,19 @@ type ArchiveServiceClient interface {
 	// Errors: ALREADY_EXISTS (KNOWLEDGE_BASE_EXISTS), INVALID_ARGUMENT
 	// (ARCHIVE_INVALID), RESOURCE_EXHAUSTED (DOCUMENT_LIMIT, STORAGE_LIMIT).
 	ImportKnowledgeBase(context.Context) (ArchiveServiceImportKnowledgeBaseClientStream, error)
-	// Streams an archive of everything the tenant has: its settings and all of its
-	// knowledge bases, each as it was when its part began. No secrets.
+	// Streams an archive of everything the tenant has: its settings, workspaces, role
+	// bindings and all of its knowledge bases, each as it was when its part began. No
+	// secrets: of API keys it says that they are there.
 	ExportTenant(context.Context, *v1.ExportTenantRequest) (ArchiveServiceExportTenantClientStream, error)
+	// Brings what a tenant's archive holds into the caller's tenant, which keeps what it
+	// has: first the default configuration and the workspaces, then each knowledge base
+	// under its id, as ImportKnowledgeBase does, and at the end, when the whole archive
+	// proved good, the role bindings, each in the place of the one its subject has there.
+	// Tier, limits, display name and state are the operator's, API keys are made anew.
+	// When it fails, no role was given, and knowledge bases that were whole stay; the
+	// same request_id with the same archive goes on.
+	// Errors: those of ImportKnowledgeBase, RESOURCE_EXHAUSTED (TOO_MANY).
+	ImportTenant(context.Context) (ArchiveServiceImportTenantClientStream, error)
 }
 
 // NewArchiveServiceClient constructs a client for the granary.v1.ArchiveService service. Multiple
@@ -157,6 +177,36 @@ func (s ArchiveServiceExportTenantClientStream) Close() error {
 	return s.stream.Close()
 }
 
+// ArchiveServiceImportTenantClientStream is the client stream for the ArchiveService's ImportTenant
+// RPC.
+type ArchiveServiceImportTenantClientStream struct {
+	stream connect.ClientStream
+}
+
+// SendHeaders opens the stream and flushes the request headers without a message. The first Send or
+// Receive does this implicitly.
+func (s ArchiveServiceImportTenantClientStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a request message to the server.
+func (s ArchiveServiceImportTenantClientStream) Send(req *v1.ImportTenantRequest) error {
+	return s.stream.Send(req)
+}
+
+// CloseAndReceive closes the request side of the stream and returns the single response message. It
+// reads the stream to completion to release its resources.
+func (s ArchiveServiceImportTenantClientStream) CloseAndReceive() (*v1.ImportTenantResponse, error) {
+	if err := s.stream.CloseSend(); err != nil {
+		return nil, err
+	}
+	var res v1.ImportTenantResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
 // ArchiveServiceHandler is an implementation of the granary.v1.ArchiveService service.
 type ArchiveServiceHandler interface {
 	// Streams an archive of a knowledge base as it was when the call began, while
@@ -172,9 +222,19 @@ type ArchiveServiceHandler interface {
 	// Errors: ALREADY_EXISTS (KNOWLEDGE_BASE_EXISTS), INVALID_ARGUMENT
 	// (ARCHIVE_INVALID), RESOURCE_EXHAUSTED (DOCUMENT_LIMIT, STORAGE_LIMIT).
 	ImportKnowledgeBase(context.Context, ArchiveServiceImportKnowledgeBaseServerStream) (*v1.ImportKnowledgeBaseResponse, error)
-	// Streams an archive of everything the tenant has: its settings and all of its
-	// knowledge bases, each as it was when its part began. No secrets.
+	// Streams an archive of everything the tenant has: its settings, workspaces, role
+	// bindings and all of its knowledge bases, each as it was when its part began. No
+	// secrets: of API keys it says that they are there.
 	ExportTenant(context.Context, *v1.ExportTenantRequest, ArchiveServiceExportTenantServerStream) error
+	// Brings what a tenant's archive holds into the caller's tenant, which keeps what it
+	// has: first the default configuration and the workspaces, then each knowledge base
+	// under its id, as ImportKnowledgeBase does, and at the end, when the whole archive
+	// proved good, the role bindings, each in the place of the one its subject has there.
+	// Tier, limits, display name and state are the operator's, API keys are made anew.
+	// When it fails, no role was given, and knowledge bases that were whole stay; the
+	// same request_id with the same archive goes on.
+	// Errors: those of ImportKnowledgeBase, RESOURCE_EXHAUSTED (TOO_MANY).
+	ImportTenant(context.Context, ArchiveServiceImportTenantServerStream) (*v1.ImportTenantResponse, error)
 }
 
 // RegisterArchiveServiceHandler registers svc as the granary.v1.ArchiveService implementation on
@@ -185,6 +245,7 @@ func RegisterArchiveServiceHandler(server *connect.Server, svc ArchiveServiceHan
 		connect.Method{Spec: archiveServiceExportKnowledgeBaseSpec(), Handler: adapter.exportKnowledgeBase},
 		connect.Method{Spec: archiveServiceImportKnowledgeBaseSpec(), Handler: adapter.importKnowledgeBase},
 		connect.Method{Spec: archiveServiceExportTenantSpec(), Handler: adapter.exportTenant},
+		connect.Method{Spec: archiveServiceImportTenantSpec(), Handler: adapter.importTenant},
 	)
 }
 
@@ -235,6 +296,21 @@ func (s ArchiveServiceExportTenantServerStream) Send(res *v1.ExportTenantRespons
 	return s.stream.Send(res)
 }
 
+// ArchiveServiceImportTenantServerStream is the server stream for the ArchiveService's ImportTenant
+// RPC.
+type ArchiveServiceImportTenantServerStream struct {
+	stream connect.ServerStream
+}
+
+// Receive returns the next request message from the client.
+func (s ArchiveServiceImportTenantServerStream) Receive() (*v1.ImportTenantRequest, error) {
+	var req v1.ImportTenantRequest
+	if err := s.stream.Receive(&req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
 // UnimplementedArchiveServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedArchiveServiceHandler struct{}
 
@@ -248,6 +324,10 @@ func (UnimplementedArchiveServiceHandler) ImportKnowledgeBase(context.Context, A
 
 func (UnimplementedArchiveServiceHandler) ExportTenant(context.Context, *v1.ExportTenantRequest, ArchiveServiceExportTenantServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "granary.v1.ArchiveService.ExportTenant is not implemented")
+}
+
+func (UnimplementedArchiveServiceHandler) ImportTenant(context.Context, ArchiveServiceImportTenantServerStream) (*v1.ImportTenantResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.ArchiveService.ImportTenant is not implemented")
 }
 
 type archiveServiceClient struct {
@@ -278,6 +358,14 @@ func (c *archiveServiceClient) ExportTenant(ctx context.Context, req *v1.ExportT
 	return ArchiveServiceExportTenantClientStream{stream: stream}, nil
 }
 
+func (c *archiveServiceClient) ImportTenant(ctx context.Context) (ArchiveServiceImportTenantClientStream, error) {
+	stream, err := c.client.CallClientStream(ctx, archiveServiceImportTenantSpec())
+	if err != nil {
+		return ArchiveServiceImportTenantClientStream{}, err
+	}
+	return ArchiveServiceImportTenantClientStream{stream: stream}, nil
+}
+
 type archiveServiceHandler struct{ svc ArchiveServiceHandler }
 
 func (h archiveServiceHandler) exportKnowledgeBase(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
@@ -302,4 +390,12 @@ func (h archiveServiceHandler) exportTenant(ctx context.Context, _ connect.Spec,
 		return err
 	}
 	return h.svc.ExportTenant(ctx, &req, ArchiveServiceExportTenantServerStream{stream: stream})
+}
+
+func (h archiveServiceHandler) importTenant(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	res, err := h.svc.ImportTenant(ctx, ArchiveServiceImportTenantServerStream{stream: stream})
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
 }

@@ -33,6 +33,9 @@ const (
 	// TenantAdminServiceDescribeTenantUsageProcedure is the procedure name of the TenantAdminService's
 	// DescribeTenantUsage RPC.
 	TenantAdminServiceDescribeTenantUsageProcedure = "/granary.v1.TenantAdminService/DescribeTenantUsage"
+	// TenantAdminServiceRecountTenantUsageProcedure is the procedure name of the TenantAdminService's
+	// RecountTenantUsage RPC.
+	TenantAdminServiceRecountTenantUsageProcedure = "/granary.v1.TenantAdminService/RecountTenantUsage"
 	// TenantAdminServiceListTenantsProcedure is the procedure name of the TenantAdminService's
 	// ListTenants RPC.
 	TenantAdminServiceListTenantsProcedure = "/granary.v1.TenantAdminService/ListTenants"
@@ -74,6 +77,14 @@ var (
 			StreamType:       connect.StreamTypeUnary,
 			Schema:           v1.File_granary_v1_tenant_admin_proto.Services().ByName("TenantAdminService").Methods().ByName("DescribeTenantUsage"),
 			Procedure:        TenantAdminServiceDescribeTenantUsageProcedure,
+			IdempotencyLevel: connect.IdempotencyNoSideEffects,
+		}
+	})
+	tenantAdminServiceRecountTenantUsageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_granary_v1_tenant_admin_proto.Services().ByName("TenantAdminService").Methods().ByName("RecountTenantUsage"),
+			Procedure:        TenantAdminServiceRecountTenantUsageProcedure,
 			IdempotencyLevel: connect.IdempotencyNoSideEffects,
 		}
 	})
@@ -136,6 +147,8 @@ type TenantAdminServiceClient interface {
 	DescribeTenant(context.Context, *v1.DescribeTenantRequest) (*v1.DescribeTenantResponse, error)
 	// Reads what a tenant has used of its limits, as the tenant itself may.
 	DescribeTenantUsage(context.Context, *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error)
+	// Counts what a tenant stores and processes anew, as the tenant itself may.
+	RecountTenantUsage(context.Context, *v1.RecountTenantUsageRequest) (*v1.RecountTenantUsageResponse, error)
 	// Lists tenants by id, those that were created and those that came to be by use.
 	ListTenants(context.Context, *v1.ListTenantsRequest) (*v1.ListTenantsResponse, error)
 	// Changes tier, display name and limits. Errors: ABORTED (ETAG_MISMATCH).
@@ -166,6 +179,8 @@ type TenantAdminServiceHandler interface {
 	DescribeTenant(context.Context, *v1.DescribeTenantRequest) (*v1.DescribeTenantResponse, error)
 	// Reads what a tenant has used of its limits, as the tenant itself may.
 	DescribeTenantUsage(context.Context, *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error)
+	// Counts what a tenant stores and processes anew, as the tenant itself may.
+	RecountTenantUsage(context.Context, *v1.RecountTenantUsageRequest) (*v1.RecountTenantUsageResponse, error)
 	// Lists tenants by id, those that were created and those that came to be by use.
 	ListTenants(context.Context, *v1.ListTenantsRequest) (*v1.ListTenantsResponse, error)
 	// Changes tier, display name and limits. Errors: ABORTED (ETAG_MISMATCH).
@@ -189,6 +204,7 @@ func RegisterTenantAdminServiceHandler(server *connect.Server, svc TenantAdminSe
 		connect.Method{Spec: tenantAdminServiceCreateTenantSpec(), Handler: adapter.createTenant},
 		connect.Method{Spec: tenantAdminServiceDescribeTenantSpec(), Handler: adapter.describeTenant},
 		connect.Method{Spec: tenantAdminServiceDescribeTenantUsageSpec(), Handler: adapter.describeTenantUsage},
+		connect.Method{Spec: tenantAdminServiceRecountTenantUsageSpec(), Handler: adapter.recountTenantUsage},
 		connect.Method{Spec: tenantAdminServiceListTenantsSpec(), Handler: adapter.listTenants},
 		connect.Method{Spec: tenantAdminServiceUpdateTenantSpec(), Handler: adapter.updateTenant},
 		connect.Method{Spec: tenantAdminServiceSuspendTenantSpec(), Handler: adapter.suspendTenant},
@@ -211,6 +227,10 @@ func (UnimplementedTenantAdminServiceHandler) DescribeTenant(context.Context, *v
 
 func (UnimplementedTenantAdminServiceHandler) DescribeTenantUsage(context.Context, *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.TenantAdminService.DescribeTenantUsage is not implemented")
+}
+
+func (UnimplementedTenantAdminServiceHandler) RecountTenantUsage(context.Context, *v1.RecountTenantUsageRequest) (*v1.RecountTenantUsageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.TenantAdminService.RecountTenantUsage is not implemented")
 }
 
 func (UnimplementedTenantAdminServiceHandler) ListTenants(context.Context, *v1.ListTenantsRequest) (*v1.ListTenantsResponse, error) {
@@ -260,6 +280,14 @@ func (c *tenantAdminServiceClient) DescribeTenant(ctx context.Context, req *v1.D
 func (c *tenantAdminServiceClient) DescribeTenantUsage(ctx context.Context, req *v1.DescribeTenantUsageRequest) (*v1.DescribeTenantUsageResponse, error) {
 	var res v1.DescribeTenantUsageResponse
 	if err := c.client.CallUnary(ctx, tenantAdminServiceDescribeTenantUsageSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *tenantAdminServiceClient) RecountTenantUsage(ctx context.Context, req *v1.RecountTenantUsageRequest) (*v1.RecountTenantUsageResponse, error) {
+	var res v1.RecountTenantUsageResponse
+	if err := c.client.CallUnary(ctx, tenantAdminServiceRecountTenantUsageSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -345,6 +373,18 @@ func (h tenantAdminServiceHandler) describeTenantUsage(ctx context.Context, _ co
 		return err
 	}
 	res, err := h.svc.DescribeTenantUsage(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h tenantAdminServiceHandler) recountTenantUsage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.RecountTenantUsageRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.RecountTenantUsage(ctx, &req)
 	if err != nil {
 		return err
 	}
