@@ -273,6 +273,10 @@ func (s *store) DueWakeups(ctx context.Context, now time.Time, limit int) (out [
 	return out, err
 }
 
+func (s *store) EndTenant(ctx context.Context, fence journal.Fence) error {
+	return s.f.run(op{ctx: ctx, name: "EndTenant", grain: fence.Identity}, func() error { return s.Store.EndTenant(ctx, fence) })
+}
+
 func (s *store) Erase(ctx context.Context, fence journal.Fence) error {
 	return s.f.run(op{ctx: ctx, name: "Erase", grain: fence.Identity}, func() error { return s.Store.Erase(ctx, fence) })
 }

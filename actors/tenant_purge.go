@@ -160,6 +160,9 @@ func (g *tenantGrain) eraseSelf(ctx context.Context, fence journal.Fence, last j
 	if err != nil {
 		return err
 	}
+	if err := g.deps.Store.EndTenant(ctx, fence); err != nil {
+		return err
+	}
 	// The wake-up row goes with the journal: all that must not be forgotten is done.
 	if err := g.deps.Store.Erase(ctx, fence); err != nil {
 		return err

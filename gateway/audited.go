@@ -115,12 +115,12 @@ func (s *auditedStream) changes() bool {
 
 func (s *auditedStream) record(phase string, err error) error {
 	c := callOf(s.ctx)
-	a := journal.Access{Time: s.start, Phase: phase, Tenant: c.principal.Tenant, Principal: c.principal.Subject,
+	a := journal.Access{Time: s.start, Phase: phase, Tenant: journal.AuditScope(c.principal.Tenant, c.principal.since), Principal: c.principal.Subject,
 		Method: "unknown", Resource: s.resource, Remote: c.remote, RequestID: c.requestID, Code: "ok",
 		Duration: s.g.now().Sub(s.start), Count: 1}
 	switch {
 	case c.operator.Subject != "":
-		a.Tenant, a.Principal, a.Credential = s.tenant, c.operator.Subject, credentialOperator
+		a.Tenant, a.Principal, a.Credential = s.g.scopeNow(s.ctx, s.tenant, err), c.operator.Subject, credentialOperator
 	case c.principal.KeyID != "":
 		a.Credential, a.KeyID = credentialAPIKey, c.principal.KeyID
 	case c.principal.Subject != "":
@@ -142,6 +142,19 @@ func (s *auditedStream) record(phase string, err error) error {
 		}
 	}
 	return s.g.cfg.Audit.Record(a)
+}
+
+// scopeNow is the part of the audit of who has a tenant's name now: what operators do to
+// it, it sees. When the tenant cannot be asked it is the first one's.
+func (g *Gateway) scopeNow(ctx context.Context, tenant string, failed error) string {
+	if !ValidTenant(tenant) || connect.CodeOf(failed) == connect.CodeInvalidArgument {
+		return tenant
+	}
+	t, err := g.standing(context.WithoutCancel(ctx), callerID{tenant: tenant, subject: operatorSubject})
+	if err != nil || t.access.GetSince() == nil {
+		return tenant
+	}
+	return journal.AuditScope(tenant, t.access.GetSince().AsTime())
 }
 
 // refuse is the answer of a call that could not be recorded. doubt: it may have been

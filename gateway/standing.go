@@ -228,10 +228,10 @@ func (g *Gateway) admitToken(ctx context.Context, spec connect.Spec, p Principal
 	if a == nil {
 		return p, nil
 	}
+	p.meet(a, t.asked)
 	if err := g.admitTenant(a); err != nil {
 		return p, err
 	}
-	p.meet(a, t.asked)
 	if t.fresh {
 		p.Grants = append(p.Grants, boundGrants(p, a)...)
 	}

@@ -17,7 +17,8 @@ import (
 	"granary.dev/granary/proto/gen/granary/v1/granaryv1connect"
 )
 
-// Trail reads and proves audits; [trail.Desk] is one.
+// Trail reads and proves audits; [trail.Desk] is one. Tenants are scopes, see
+// [journal.AuditScope].
 type Trail interface {
 	Accesses(ctx context.Context, q journal.AccessQuery) ([]journal.Access, error)
 	// Checkpoint gives the last one, with refresh after making one if anything changed;
@@ -27,6 +28,8 @@ type Trail interface {
 	Export(ctx context.Context, tenant string, data bool, emit func(line []byte) error) error
 	// Verify tells progress how many rows it has seen, now and then.
 	Verify(ctx context.Context, tenant string, progress func(items int64) error) (*trail.Report, error)
+	// Later tells since when later tenants have had the name of one.
+	Later(ctx context.Context, tenant string) ([]time.Time, error)
 	// PublicKeys are the keys that checkpoints are verified with, in PEM.
 	PublicKeys() (string, error)
 }
@@ -151,7 +154,7 @@ func (s trails) checkpoint(ctx context.Context, tenant string, refresh bool) (*v
 	return &v1.GetCheckpointResponse{Number: c.Number, Body: c.Body, KeyId: c.KeyID, Signature: c.Signature, Hash: trail.HashOf(c), PublicKeys: keys}, nil
 }
 
-func (s trails) verify(ctx context.Context, tenant string, send func(*v1.VerifyAuditResponse) error) error {
+func (s trails) verify(ctx context.Context, tenant string, later []*timestamppb.Timestamp, send func(*v1.VerifyAuditResponse) error) error {
 	t, err := s.trail()
 	if err != nil {
 		return err
@@ -171,14 +174,17 @@ func (s trails) verify(ctx context.Context, tenant string, send func(*v1.VerifyA
 	if err != nil {
 		return err
 	}
-	return put(&v1.VerifyAuditResponse{Items: r.Events + r.Accesses + r.Checkpoints, Report: encodeReport(r)})
+	report := encodeReport(r)
+	report.LaterLives = later
+	return put(&v1.VerifyAuditResponse{Items: r.Events + r.Accesses + r.Checkpoints, Report: report})
 }
 
 func encodeReport(r *trail.Report) *v1.AuditReport {
 	out := &v1.AuditReport{MoreProblems: r.More, Journals: r.Journals, Events: r.Events, UnchainedEvents: r.Unchained, Streams: r.Streams,
-		Accesses: r.Accesses, Checkpoints: r.Checkpoints, Uncovered: r.Uncovered, LastCheckpoint: r.Last, LastCheckpointHash: r.LastHash}
+		Accesses: r.Accesses, Checkpoints: r.Checkpoints, Uncovered: r.Uncovered, LastCheckpoint: r.Last, LastCheckpointHash: r.LastHash,
+		Retired: r.Retired, FirstCheckpoint: r.First}
 	if r.Last > 0 {
-		out.LastCheckpointTime = timestamppb.New(r.LastTime)
+		out.LastCheckpointTime, out.FirstCheckpointTime = timestamppb.New(r.LastTime), timestamppb.New(r.FirstTime)
 	}
 	for _, p := range r.Problems {
 		out.Problems = append(out.Problems, &v1.AuditProblem{Chain: p.Chain, Sequence: p.Seq, What: p.What})
@@ -192,77 +198,106 @@ func encodeReport(r *trail.Report) *v1.AuditReport {
 // ownTrail serves granary.v1.AuditService.
 type ownTrail struct{ trails }
 
-// own is the caller's tenant, if all of the trail under its name is its own.
-func (s ownTrail) own(ctx context.Context) (string, error) {
+// own is the caller's part of the audit.
+func (ownTrail) own(ctx context.Context) string {
 	p := callOf(ctx).principal
-	if !p.since.IsZero() {
-		return "", kb.Errorf(kb.CodeFailedPrecondition, kb.ReasonAuditShared,
-			"A former tenant had this name: its trail and yours are one chain, which operators may export and verify.")
-	}
-	return p.Tenant, nil
+	return journal.AuditScope(p.Tenant, p.since)
 }
 
-// ListAuditEvents implements the service. What a former tenant of the name did is
-// not shown.
+// ListAuditEvents implements the service.
 func (s ownTrail) ListAuditEvents(ctx context.Context, req *v1.ListAuditEventsRequest) (*v1.ListAuditEventsResponse, error) {
-	p, f := callOf(ctx).principal, req.GetFilter()
-	if f == nil {
-		f = &v1.AuditFilter{}
-	}
-	if !p.since.IsZero() && (f.GetFrom() == nil || f.GetFrom().AsTime().Before(p.since)) {
-		f.From = timestamppb.New(p.since)
-	}
-	return s.list(ctx, p.Tenant, f, req.GetPageSize(), req.GetPageToken())
+	return s.list(ctx, s.own(ctx), req.GetFilter(), req.GetPageSize(), req.GetPageToken())
 }
 
 // ExportAudit implements the service.
 func (s ownTrail) ExportAudit(ctx context.Context, _ *v1.ExportAuditRequest, stream granaryv1connect.AuditServiceExportAuditServerStream) error {
-	tenant, err := s.own(ctx)
-	if err != nil {
-		return err
-	}
-	return s.export(ctx, tenant, true, stream.Send)
+	return s.export(ctx, s.own(ctx), true, stream.Send)
 }
 
 // GetCheckpoint implements the service.
 func (s ownTrail) GetCheckpoint(ctx context.Context, req *v1.GetCheckpointRequest) (*v1.GetCheckpointResponse, error) {
-	tenant, err := s.own(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return s.checkpoint(ctx, tenant, req.GetRefresh())
+	return s.checkpoint(ctx, s.own(ctx), req.GetRefresh())
 }
 
 // VerifyAudit implements the service.
 func (s ownTrail) VerifyAudit(ctx context.Context, _ *v1.VerifyAuditRequest, stream granaryv1connect.AuditServiceVerifyAuditServerStream) error {
-	tenant, err := s.own(ctx)
-	if err != nil {
-		return err
-	}
-	return s.verify(ctx, tenant, stream.Send)
+	return s.verify(ctx, s.own(ctx), nil, stream.Send)
 }
 
 // anyTrail serves granary.v1.AuditAdminService, to operators.
 type anyTrail struct{ trails }
 
-func tenantOf(name string) string { return strings.TrimPrefix(name, tenantsPrefix) }
+// scopeOf is the part of the audit an operator names.
+func scopeOf(name string, life *timestamppb.Timestamp) (string, error) {
+	tenant := strings.TrimPrefix(name, tenantsPrefix)
+	switch {
+	case life == nil:
+		return tenant, nil
+	case !life.IsValid() || tenant == "":
+		return "", invalid(kb.ReasonRequestInvalid, "life", "The life is not one of later_lives of a tenant.")
+	}
+	return journal.AuditScope(tenant, life.AsTime()), nil
+}
+
+// later lists the later tenants of a name.
+func (s anyTrail) later(ctx context.Context, scope string) ([]*timestamppb.Timestamp, error) {
+	t, err := s.trail()
+	if err != nil {
+		return nil, err
+	}
+	tenant, _ := journal.ParseAuditScope(scope)
+	if tenant == "" {
+		return nil, nil
+	}
+	list, err := t.Later(ctx, tenant)
+	var out []*timestamppb.Timestamp
+	for _, since := range list {
+		out = append(out, timestamppb.New(since))
+	}
+	return out, err
+}
 
 // ListTenantAuditEvents implements the service.
 func (s anyTrail) ListTenantAuditEvents(ctx context.Context, req *v1.ListTenantAuditEventsRequest) (*v1.ListAuditEventsResponse, error) {
-	return s.list(ctx, tenantOf(req.GetTenant()), req.GetFilter(), req.GetPageSize(), req.GetPageToken())
+	scope, err := scopeOf(req.GetTenant(), req.GetLife())
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.list(ctx, scope, req.GetFilter(), req.GetPageSize(), req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	out.LaterLives, err = s.later(ctx, scope)
+	return out, err
 }
 
 // ExportTenantAudit implements the service.
 func (s anyTrail) ExportTenantAudit(ctx context.Context, req *v1.ExportTenantAuditRequest, stream granaryv1connect.AuditAdminServiceExportTenantAuditServerStream) error {
-	return s.export(ctx, tenantOf(req.GetTenant()), false, stream.Send)
+	scope, err := scopeOf(req.GetTenant(), req.GetLife())
+	if err != nil {
+		return err
+	}
+	return s.export(ctx, scope, false, stream.Send)
 }
 
 // GetTenantCheckpoint implements the service.
 func (s anyTrail) GetTenantCheckpoint(ctx context.Context, req *v1.GetTenantCheckpointRequest) (*v1.GetCheckpointResponse, error) {
-	return s.checkpoint(ctx, tenantOf(req.GetTenant()), req.GetRefresh())
+	scope, err := scopeOf(req.GetTenant(), req.GetLife())
+	if err != nil {
+		return nil, err
+	}
+	return s.checkpoint(ctx, scope, req.GetRefresh())
 }
 
 // VerifyTenantAudit implements the service.
 func (s anyTrail) VerifyTenantAudit(ctx context.Context, req *v1.VerifyTenantAuditRequest, stream granaryv1connect.AuditAdminServiceVerifyTenantAuditServerStream) error {
-	return s.verify(ctx, tenantOf(req.GetTenant()), stream.Send)
+	scope, err := scopeOf(req.GetTenant(), req.GetLife())
+	if err != nil {
+		return err
+	}
+	later, err := s.later(ctx, scope)
+	if err != nil {
+		return err
+	}
+	return s.verify(ctx, scope, later, stream.Send)
 }

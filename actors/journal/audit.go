@@ -3,6 +3,8 @@ package journal
 import (
 	"context"
 	"errors"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -22,7 +24,7 @@ const (
 // Access is one record of the audit: who did what, when, from where, and what came of
 // it. It holds ids only: no bodies, queries, names given by people, tokens or keys.
 type Access struct {
-	Tenant string // "" when nobody was known, and of operators' calls that concern no tenant
+	Tenant string // a scope, see [AuditScope]; "" when nobody was known, and of operators' calls that concern no tenant
 	Stream string // the life of the node that wrote it; never ""
 	Seq    int64  // 1, 2, 3 … inside the tenant's part of the stream
 
@@ -67,6 +69,32 @@ type StreamHead struct {
 	Hash   []byte
 }
 
+// AuditScope names one tenant's part of the audit. A name can be had by several tenants, one
+// after the other: since is when the one before was erased, zero for the first. Where this
+// file says tenant, it is a scope.
+func AuditScope(tenant string, since time.Time) string {
+	if since.IsZero() {
+		return tenant
+	}
+	return tenant + scopeMark + strconv.FormatInt(since.UnixMicro(), 10)
+}
+
+// scopeMark is in no tenant's name.
+const scopeMark = "@"
+
+// ParseAuditScope is the inverse of [AuditScope].
+func ParseAuditScope(scope string) (tenant string, since time.Time) {
+	tenant, at, later := strings.Cut(scope, scopeMark)
+	us, err := strconv.ParseInt(at, 10, 64)
+	if !later || err != nil {
+		return scope, time.Time{}
+	}
+	return tenant, time.UnixMicro(us).UTC()
+}
+
+// LaterAuditScopes is where in the order of names those of later tenants of a name begin.
+func LaterAuditScopes(tenant string) string { return tenant + scopeMark }
+
 // Checkpoint is a signed statement over all chains of a tenant.
 type Checkpoint struct {
 	Tenant    string
@@ -95,6 +123,11 @@ type AuditStore interface {
 	// AuditTenants lists up to limit tenants that have accesses, by name, those after
 	// the one given. "" is not among them.
 	AuditTenants(ctx context.Context, after string, limit int) ([]string, error)
+	// RetireAccesses removes up to limit records of a stream with Seq <= upTo, the first
+	// ones first; left tells whether there are more.
+	RetireAccesses(ctx context.Context, tenant, stream string, upTo int64, limit int) (left bool, err error)
+	// DropStream forgets a stream unless its head is beyond upTo.
+	DropStream(ctx context.Context, tenant, stream string, upTo int64) error
 	// PutCheckpoint adds a checkpoint; ErrCheckpoint unless its number is the next.
 	PutCheckpoint(ctx context.Context, c Checkpoint) error
 	// CheckpointHead tells the number and hash of the last checkpoint as they were
@@ -102,4 +135,7 @@ type AuditStore interface {
 	CheckpointHead(ctx context.Context, tenant string) (StreamHead, error)
 	// Checkpoints lists up to limit checkpoints with Number > after, in order.
 	Checkpoints(ctx context.Context, tenant string, after int64, limit int) ([]Checkpoint, error)
+	// RetireCheckpoints removes up to limit checkpoints with Number < below, the first ones
+	// first; left tells whether there are more. The head stays.
+	RetireCheckpoints(ctx context.Context, tenant string, below int64, limit int) (left bool, err error)
 }

@@ -101,6 +101,8 @@ type Owner struct {
 	// which the chain goes on.
 	Erased int64
 	Anchor []byte
+	// Former: events up to there were of a former tenant of the name (see Store.EndTenant).
+	Former int64
 }
 
 // Event is one entry of a grain's journal.
@@ -234,6 +236,10 @@ type Store interface {
 	// snapshots but one at the head, the index, idempotency records, wake-ups
 	// but [WakeErasing], dead letters. Fenced.
 	Erase(ctx context.Context, f Fence) error
+	// EndTenant notes of every owner row of f's tenant that all there is up to its head
+	// ([Owner.Former]) is of a tenant whose name others may have from now on. Fenced by f;
+	// to be repeated when it fails.
+	EndTenant(ctx context.Context, f Fence) error
 	// DeadLetters lists up to limit dead letters of all grains in the order of
 	// (tenant, kind, id, key), those after the row given; the zero row starts.
 	DeadLetters(ctx context.Context, after DeadLetterRow, limit int) ([]DeadLetterRow, error)

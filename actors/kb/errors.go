@@ -73,7 +73,6 @@ const (
 	ReasonKeyNotFound           = "API_KEY_NOT_FOUND"
 	ReasonKeyExists             = "API_KEY_EXISTS"
 	ReasonTooMany               = "TOO_MANY"
-	ReasonAuditShared           = "AUDIT_OF_FORMER_TENANT"
 
 	// What only operators of a cluster are told.
 	ReasonClusterSingleNode  = "CLUSTER_SINGLE_NODE"

@@ -58,6 +58,9 @@ type Config struct {
 	// Ready, and takes the records of calls under way only, up to half a segment more.
 	// 0 is DefaultMaxBytes.
 	MaxBytes int64
+	// Renew is how long one stream lasts; then its tenant goes on in another, so that a
+	// stream of which everything is retired is over. 0: as long as the process.
+	Renew time.Duration
 }
 
 // Log is the audit of one node. Safe for concurrent use.

@@ -450,3 +450,30 @@ func FuzzReadFrame(f *testing.F) {
 		}
 	})
 }
+
+func TestI1_StreamsAreRenewedSoThatRetiredOnesAreOver(t *testing.T) {
+	s, dir := newStore(t), t.TempDir()
+	l, err := Open(Config{Dir: dir, Node: "n", Store: s, Renew: time.Millisecond})
+	check(t, err)
+	n, late := 0, time.Now().Add(20*time.Second)
+	for {
+		check(t, l.Record(call("acme", n)))
+		n++
+		l.writing.Lock()
+		renewed := l.generation
+		l.writing.Unlock()
+		if renewed > 0 {
+			break
+		}
+		if time.Now().After(late) {
+			t.Fatal("its streams never end")
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	check(t, l.Record(call("acme", n)), l.Close(t.Context()))
+	wantOnce(t, stored(t, s, "acme"), n+1)
+	streams, err := s.Streams(t.Context(), "acme", "", 10)
+	if check(t, err); len(streams) < 2 {
+		t.Fatal(streams)
+	}
+}

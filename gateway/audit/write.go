@@ -16,15 +16,21 @@ func (l *Log) write() {
 	tick := time.NewTicker(retryTime)
 	defer tick.Stop()
 	summed := l.now()
+	renewed := summed
 	for {
 		select {
 		case e := <-l.queue:
 			l.together(e)
 		case <-tick.C:
 			l.look()
-			if now := l.now(); now.Sub(summed) >= summaryEvery {
+			now := l.now()
+			if now.Sub(summed) >= summaryEvery {
 				summed = now
 				l.summarise()
+			}
+			if l.cfg.Renew > 0 && now.Sub(renewed) >= l.cfg.Renew {
+				renewed = now
+				l.renew()
 			}
 		case <-l.quit:
 			for {
@@ -154,6 +160,13 @@ func (l *Log) link(a *journal.Access) {
 func (l *Log) next() {
 	l.generation++
 	clear(l.chains)
+}
+
+// renew ends all streams.
+func (l *Log) renew() {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.next()
 }
 
 // rotate goes on in the next segment; it waits for one that is being made.

@@ -196,3 +196,40 @@ func (s *Store) Checkpoints(ctx context.Context, tenant string, after int64, lim
 	}
 	return out, nil
 }
+
+// RetireAccesses implements journal.AuditStore.
+func (s *Store) RetireAccesses(ctx context.Context, tenant, stream string, upTo int64, limit int) (left bool, err error) {
+	if limit <= 0 {
+		return false, nil
+	}
+	err = s.write(ctx, stepCost, func(t *txn) error {
+		n, err := t.changed(`
+			DELETE FROM accesses WHERE tenant = ?1 AND stream = ?2 AND seq IN (
+				SELECT seq FROM accesses WHERE tenant = ?1 AND stream = ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4)`, tenant, stream, upTo, limit)
+		left = n == int64(limit)
+		return err
+	})
+	return left, err
+}
+
+// DropStream implements journal.AuditStore.
+func (s *Store) DropStream(ctx context.Context, tenant, stream string, upTo int64) error {
+	return s.write(ctx, stepCost, func(t *txn) error {
+		return t.exec(`DELETE FROM audit_streams WHERE tenant = ?1 AND stream = ?2 AND stream <> '' AND seq <= ?3`, tenant, stream, upTo)
+	})
+}
+
+// RetireCheckpoints implements journal.AuditStore.
+func (s *Store) RetireCheckpoints(ctx context.Context, tenant string, below int64, limit int) (left bool, err error) {
+	if limit <= 0 {
+		return false, nil
+	}
+	err = s.write(ctx, stepCost, func(t *txn) error {
+		n, err := t.changed(`
+			DELETE FROM audit_checkpoints WHERE tenant = ?1 AND number IN (
+				SELECT number FROM audit_checkpoints WHERE tenant = ?1 AND number < ?2 ORDER BY number LIMIT ?3)`, tenant, below, limit)
+		left = n == int64(limit)
+		return err
+	})
+	return left, err
+}

@@ -15,14 +15,14 @@ func (s *Store) Owners(ctx context.Context, q journal.OwnerQuery) ([]journal.Own
 	id := q.After
 	var out []journal.Owner
 	err := s.read.each(ctx, `
-		SELECT tenant, kind, id, epoch, activation, node, head, released, since, hash, erased, anchor FROM owner
+		SELECT tenant, kind, id, epoch, activation, node, head, released, since, hash, erased, anchor, former FROM owner
 		WHERE (?1 = '' OR tenant = ?1) AND (?2 = '' OR kind = ?2) AND (tenant, kind, id) > (max(?3, ?1), ?4, ?5)
 		ORDER BY tenant, kind, id LIMIT ?6`,
 		[]any{q.Tenant, q.Kind, id.Tenant, id.Kind, id.ID, q.Limit}, func(rows *sql.Rows) error {
 			var o journal.Owner
 			var since int64
 			err := rows.Scan(&o.Identity.Tenant, &o.Identity.Kind, &o.Identity.ID, &o.Epoch, &o.Activation, &o.Node, &o.Head,
-				&o.Released, &since, &o.Hash, &o.Erased, &o.Anchor)
+				&o.Released, &since, &o.Hash, &o.Erased, &o.Anchor, &o.Former)
 			if err != nil {
 				return classify(err)
 			}

@@ -29,6 +29,24 @@ func (s *Store) Erase(ctx context.Context, f journal.Fence) error {
 	return s.purgeGrain(context.WithoutCancel(ctx), f.Identity, below)
 }
 
+// EndTenant implements journal.Store.
+func (s *Store) EndTenant(ctx context.Context, f journal.Fence) error {
+	if err := checkIdentity(f.Identity); err != nil {
+		return err
+	}
+	return s.write(ctx, stepCost, func(t *txn) error {
+		id := f.Identity
+		n, err := t.changed(`
+			UPDATE owner SET former = head WHERE tenant = ?1 AND EXISTS (SELECT 1 FROM owner o
+				WHERE o.tenant = ?1 AND o.kind = ?2 AND o.id = ?3 AND o.epoch = ?4 AND o.activation = ?5 AND o.released = 0)`,
+			id.Tenant, id.Kind, id.ID, f.Epoch, f.Activation)
+		if err == nil && n == 0 {
+			err = fenced(f)
+		}
+		return err
+	})
+}
+
 func markErased(t *txn, f journal.Fence) error {
 	id := f.Identity
 	n, err := t.changed(`

@@ -61,9 +61,9 @@ func (s *Store) Owner(ctx context.Context, id journal.Identity) (journal.Owner, 
 	o := journal.Owner{Fence: journal.Fence{Identity: id}}
 	var since int64
 	err := s.read.row(ctx, `
-		SELECT epoch, activation, node, head, released, since, hash, erased, anchor FROM owner
+		SELECT epoch, activation, node, head, released, since, hash, erased, anchor, former FROM owner
 		WHERE tenant = ?1 AND kind = ?2 AND id = ?3`,
-		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &since, &o.Hash, &o.Erased, &o.Anchor)
+		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &since, &o.Hash, &o.Erased, &o.Anchor, &o.Former)
 	if errors.Is(err, sql.ErrNoRows) {
 		return journal.Owner{}, fmt.Errorf("%w: %s was never activated", journal.ErrNotFound, id)
 	}

@@ -204,3 +204,39 @@ func (s *Store) Checkpoints(ctx context.Context, tenant string, after int64, lim
 			return c, err
 		})
 }
+
+// RetireAccesses implements journal.AuditStore.
+func (s *Store) RetireAccesses(ctx context.Context, tenant, stream string, upTo int64, limit int) (left bool, err error) {
+	return s.retire(ctx, tenant, limit, `
+		DELETE FROM accesses WHERE tenant = $1 AND stream = $2 AND seq IN (
+			SELECT seq FROM accesses WHERE tenant = $1 AND stream = $2 AND seq <= $3 ORDER BY seq LIMIT $4)`, tenant, stream, upTo, limit)
+}
+
+// retire removes rows of one scope, and tells whether there may be more than limit.
+func (s *Store) retire(ctx context.Context, tenant string, limit int, query string, args ...any) (left bool, err error) {
+	if limit <= 0 {
+		return false, nil
+	}
+	if err := checkText("tenant", tenant); err != nil {
+		return false, err
+	}
+	err = s.audited(tenant).write(ctx, func(ctx context.Context, q querier) error {
+		tag, err := q.Exec(ctx, query, args...)
+		left = tag.RowsAffected() == int64(limit)
+		return err
+	})
+	return left, err
+}
+
+// DropStream implements journal.AuditStore.
+func (s *Store) DropStream(ctx context.Context, tenant, stream string, upTo int64) error {
+	_, err := s.retire(ctx, tenant, 1, `DELETE FROM audit_streams WHERE tenant = $1 AND stream = $2 AND stream <> '' AND seq <= $3`, tenant, stream, upTo)
+	return err
+}
+
+// RetireCheckpoints implements journal.AuditStore.
+func (s *Store) RetireCheckpoints(ctx context.Context, tenant string, below int64, limit int) (left bool, err error) {
+	return s.retire(ctx, tenant, limit, `
+		DELETE FROM audit_checkpoints WHERE tenant = $1 AND number IN (
+			SELECT number FROM audit_checkpoints WHERE tenant = $1 AND number < $2 ORDER BY number LIMIT $3)`, tenant, below, limit)
+}

@@ -20,7 +20,7 @@ func (s *Store) Owners(ctx context.Context, q journal.OwnerQuery) ([]journal.Own
 	}
 	var from reader = s.across(forOwners)
 	query, args := `
-		SELECT tenant, kind, id, epoch, activation, node, head, released, since, hash, erased, anchor FROM owner
+		SELECT tenant, kind, id, epoch, activation, node, head, released, since, hash, erased, anchor, former FROM owner
 		WHERE ($1::text = '' OR kind = $1) AND (tenant, kind, id) > ($2::text, $3::text, $4::text)`,
 		[]any{q.Kind, max(id.Tenant, q.Tenant), id.Kind, id.ID, q.Limit}
 	if q.Tenant != "" {
@@ -30,7 +30,7 @@ func (s *Store) Owners(ctx context.Context, q journal.OwnerQuery) ([]journal.Own
 	return collect(ctx, from, query+` ORDER BY tenant, kind, id LIMIT $5`, args, func(r pgx.CollectableRow) (journal.Owner, error) {
 		var o journal.Owner
 		err := r.Scan(&o.Identity.Tenant, &o.Identity.Kind, &o.Identity.ID, &o.Epoch, &o.Activation, &o.Node, &o.Head,
-			&o.Released, &o.Since, &o.Hash, &o.Erased, &o.Anchor)
+			&o.Released, &o.Since, &o.Hash, &o.Erased, &o.Anchor, &o.Former)
 		o.Since = o.Since.UTC()
 		return o, err
 	})

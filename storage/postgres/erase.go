@@ -27,6 +27,22 @@ func (s *Store) Erase(ctx context.Context, f journal.Fence) error {
 	return s.purgeGrain(context.WithoutCancel(ctx), f.Identity, below)
 }
 
+// EndTenant implements journal.Store.
+func (s *Store) EndTenant(ctx context.Context, f journal.Fence) error {
+	if err := checkIdentity(f.Identity); err != nil {
+		return err
+	}
+	return s.commits.of(f.Identity.Tenant).write(ctx, func(ctx context.Context, q querier) error {
+		tag, err := q.Exec(ctx, `
+			UPDATE owner SET former = head WHERE tenant = $1 AND EXISTS (SELECT 1 FROM owner o
+				WHERE o.tenant = $1 AND o.kind = $2 AND o.id = $3 AND o.epoch = $4 AND o.activation = $5 AND NOT o.released)`, fenceArgs(f)...)
+		if err == nil && tag.RowsAffected() == 0 {
+			err = fenced(f)
+		}
+		return err
+	})
+}
+
 // markErasedOn runs inside a transaction. It has the lock before it deletes:
 // each deletion is a statement of its own that sees all that was committed
 // until then.

@@ -33,9 +33,9 @@ func (s *Store) Owner(ctx context.Context, id journal.Identity) (journal.Owner, 
 	}
 	o := journal.Owner{Fence: journal.Fence{Identity: id}}
 	err := s.row(ctx, id.Tenant, `
-		SELECT epoch, activation, node, head, released, since, hash, erased, anchor FROM owner
+		SELECT epoch, activation, node, head, released, since, hash, erased, anchor, former FROM owner
 		WHERE tenant = $1 AND kind = $2 AND id = $3`,
-		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &o.Since, &o.Hash, &o.Erased, &o.Anchor)
+		[]any{id.Tenant, id.Kind, id.ID}, &o.Epoch, &o.Activation, &o.Node, &o.Head, &o.Released, &o.Since, &o.Hash, &o.Erased, &o.Anchor, &o.Former)
 	if isNoRows(err) {
 		return journal.Owner{}, fmt.Errorf("%w: %s was never activated", journal.ErrNotFound, id)
 	}

@@ -22,6 +22,9 @@ func auditPromises() []promise {
 		{"I13_AccessesOfTenantsDoNotMix", accessesApart},
 		{"I1_CheckpointsAreNumberedWithoutGapsByOneWriterEach", checkpointsNumbered},
 		{"I1_AuditOutlivesTheStoreThatWroteIt", auditOutlives},
+		{"I1_OnlyTheFirstOfAStreamAndOfCheckpointsAreRetired", auditRetired},
+		{"I13_PartsOfTheAuditOfSeveralTenantsOfANameDoNotMix", accessesOfLives},
+		{"I1_EndOfATenantIsNotedOfAllItsGrainsUnderTheFence", tenantEnds},
 	}
 }
 
@@ -235,4 +238,121 @@ func auditOutlives(t *testing.T, s *suite) {
 	s.Stores = s.Reopen(t)
 	s.wantStream(t, "acme", "n1#a", list)
 	s.wantCheckpoints(t, "acme", 1)
+}
+
+func auditRetired(t *testing.T, s *suite) {
+	list, other := accesses("acme", "n1#a", 0, nil, 10), accesses("other", "n1#a", 0, nil, 3)
+	must(t, s.Audit.PutAccesses(s.ctx, append(slices.Clone(list), other...)))
+	step := func(upTo int64, limit int, want bool) {
+		t.Helper()
+		left, err := s.Audit.RetireAccesses(s.ctx, "acme", "n1#a", upTo, limit)
+		if must(t, err); left != want {
+			t.Fatalf("up to %d, %d at a time: left is %v", upTo, limit, left)
+		}
+	}
+	rest := func(n int) {
+		t.Helper()
+		page, err := s.Audit.StreamAccesses(s.ctx, "acme", "n1#a", 0, 100)
+		if must(t, err); len(page) != n || n > 0 && !reflect.DeepEqual(page, list[10-n:]) {
+			t.Fatalf("%+v is left", page)
+		}
+	}
+	step(5, 0, false)
+	rest(10)
+	step(5, 2, true)
+	rest(8)
+	step(5, 100, false)
+	rest(5)
+	step(5, 100, false)
+	rest(5)
+	head := journal.StreamHead{Stream: "n1#a", Seq: 10, Hash: list[9].Hash}
+	must(t, s.Audit.DropStream(s.ctx, "acme", "n1#a", 9))
+	s.wantStreams(t, "acme", head)
+	step(10, 100, false)
+	s.wantStreams(t, "acme", head)
+	must(t, s.Audit.DropStream(s.ctx, "acme", "n1#a", 10))
+	s.wantStreams(t, "acme")
+	s.wantStream(t, "other", "n1#a", other)
+	// It goes on where it ended.
+	more := accesses("acme", "n1#a", 10, list[9].Hash, 2)
+	must(t, s.Audit.PutAccesses(s.ctx, more))
+	s.wantStreams(t, "acme", journal.StreamHead{Stream: "n1#a", Seq: 12, Hash: more[1].Hash})
+
+	for n := int64(1); n <= 5; n++ {
+		must(t, s.Audit.PutCheckpoint(s.ctx, checkpoint("acme", n)))
+	}
+	must(t, s.Audit.PutCheckpoint(s.ctx, checkpoint("other", 1)))
+	for _, want := range []bool{true, false, false} {
+		left, err := s.Audit.RetireCheckpoints(s.ctx, "acme", 4, 2)
+		if must(t, err); left != want {
+			t.Fatalf("left is %v", left)
+		}
+	}
+	must(t, s.Audit.DropStream(s.ctx, "acme", "", 100)) // their chain is no stream
+	page, err := s.Audit.Checkpoints(s.ctx, "acme", 0, 10)
+	must(t, err)
+	at, err := s.Audit.CheckpointHead(s.ctx, "acme")
+	if must(t, err); len(page) != 2 || page[0].Number != 4 || at.Seq != 5 {
+		t.Fatalf("%+v is left, the head is %+v", page, at)
+	}
+	must(t, s.Audit.PutCheckpoint(s.ctx, checkpoint("acme", 6)))
+	s.wantCheckpoints(t, "other", 1)
+}
+
+func accessesOfLives(t *testing.T, s *suite) {
+	second, third := journal.AuditScope("acme", at(time.Hour)), journal.AuditScope("acme", at(2*time.Hour))
+	parts := map[string][]journal.Access{}
+	for i, scope := range []string{"acme", second, third, "acme-b"} {
+		parts[scope] = accesses(scope, "n1#a", 0, nil, i+1)
+		must(t, s.Audit.PutAccesses(s.ctx, parts[scope]))
+		must(t, s.Audit.PutCheckpoint(s.ctx, checkpoint(scope, 1)))
+	}
+	for scope, want := range parts {
+		s.wantStream(t, scope, "n1#a", want)
+		s.wantCheckpoints(t, scope, 1)
+		page, err := s.Audit.Accesses(s.ctx, journal.AccessQuery{Tenant: scope, Limit: 10})
+		if must(t, err); len(page) != len(want) {
+			t.Fatalf("%s has %+v", scope, page)
+		}
+	}
+	list, err := s.Audit.AuditTenants(s.ctx, journal.LaterAuditScopes("acme"), 2)
+	if must(t, err); !slices.Equal(list, []string{second, third}) {
+		t.Fatalf("later tenants are %v", list)
+	}
+}
+
+func tenantEnds(t *testing.T, s *suite) {
+	self, one, foreign := journal.Identity{Kind: "tenant", Tenant: "acme", ID: "acme"}, grain("acme", "k1"), grain("other", "k1")
+	f, _ := s.acquire(t, self)
+	s.append(t, f, 0, 4)
+	k, _ := s.acquire(t, one)
+	s.append(t, k, 0, 3)
+	o, _ := s.acquire(t, foreign)
+	s.append(t, o, 0, 2)
+	want := func(id journal.Identity, former int64) {
+		t.Helper()
+		row, err := s.Journal.Owner(s.ctx, id)
+		must(t, err)
+		list, err := s.Directory.Owners(s.ctx, journal.OwnerQuery{Tenant: id.Tenant, Kind: id.Kind, Limit: 10})
+		if must(t, err); row.Former != former || len(list) != 1 || list[0].Former != former {
+			t.Fatalf("owner of %s is %+v, and %+v in the list; want former %d", id, row, list, former)
+		}
+	}
+	want(one, 0)
+	must(t, s.Journal.EndTenant(s.ctx, f))
+	must(t, s.Journal.EndTenant(s.ctx, f))
+	for id, former := range map[journal.Identity]int64{self: 4, one: 3, foreign: 0} {
+		want(id, former)
+	}
+	s.append(t, k, 3, 2)
+	want(one, 3)
+	must(t, s.Journal.Erase(s.ctx, k))
+	want(one, 3)
+	f2, _ := s.acquire(t, self)
+	wantErr(t, "a stale fence", s.Journal.EndTenant(s.ctx, f), journal.ErrFenced)
+	want(one, 3)
+	must(t, s.Journal.Release(s.ctx, f2))
+	wantErr(t, "a released fence", s.Journal.EndTenant(s.ctx, f2), journal.ErrFenced)
+	s.Stores = s.Reopen(t)
+	want(one, 3)
 }

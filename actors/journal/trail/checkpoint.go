@@ -18,7 +18,8 @@ type Head struct {
 	Chain  string `json:"chain"` // journal/kb/handbook, accesses/node#boot
 	Seq    int64  `json:"seq"`
 	Hash   []byte `json:"hash,omitempty"`
-	Erased int64  `json:"erased,omitempty"` // of a journal: events up to there are erased
+	Erased int64  `json:"erased,omitempty"` // what is up to there is erased, or retired
+	Anchor []byte `json:"anchor,omitempty"` // of a stream: the hash at Erased, from which it goes on
 }
 
 const (
@@ -44,7 +45,11 @@ type body struct {
 	FullAt int64     `json:"full_at"`
 	Heads  []Head    `json:"heads"`
 	Chains int       `json:"chains"` // number of all chains
-	Root   []byte    `json:"root"`   // over the heads of all chains
+	// Ended are streams of which everything is retired; they are no chains any more. Those
+	// that ended since the full checkpoint before are in a full one, too.
+	Ended []Head `json:"ended,omitempty"`
+	Base  int64  `json:"base,omitempty"` // checkpoints before it are retired
+	Root  []byte `json:"root"`           // over the heads of all chains
 }
 
 // fullEvery bounds how many checkpoints are read to know all heads.

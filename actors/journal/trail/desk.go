@@ -20,6 +20,8 @@ type Desk struct {
 	// Mine tells whether this node makes the checkpoints of a tenant; nil: of all.
 	// Two nodes that both do make no harm, only work.
 	Mine func(tenant string) bool
+	// Keep is how long accesses and checkpoints are kept; 0: for ever.
+	Keep time.Duration
 
 	made, failed, broken atomic.Int64
 }
@@ -84,28 +86,58 @@ func (d *Desk) PublicKeys() (string, error) {
 
 func (d *Desk) make(ctx context.Context, tenant string) (journal.Checkpoint, bool, error) {
 	c, ok, err := d.maker().Make(ctx, tenant)
-	switch {
-	case err == nil:
+	if err != nil {
+		d.blame(ctx, tenant, err)
+	} else {
 		d.made.Add(1)
+	}
+	return c, ok, err
+}
+
+// blame counts and tells what went wrong.
+func (d *Desk) blame(ctx context.Context, tenant string, err error) {
+	switch {
 	case errors.Is(err, journal.ErrChain):
 		d.broken.Add(1)
-		d.Logger.Error("the audit of a tenant contradicts its last checkpoint and is not signed; look at granary audit verify",
+		d.Logger.Error("the audit of a tenant contradicts its last checkpoint: it is not signed, and nothing of it retired; look at granary audit verify",
 			"tenant", tenant, "error", err)
 	case ctx.Err() == nil:
 		d.failed.Add(1)
 		d.Logger.Warn("no checkpoint of an audit", "tenant", tenant, "error", err)
 	}
-	return c, ok, err
+}
+
+// Later lists since when later tenants have had the name of one: at most a hundred.
+func (d *Desk) Later(ctx context.Context, tenant string) ([]time.Time, error) {
+	const most = 100
+	page, err := d.Store.AuditTenants(ctx, journal.LaterAuditScopes(tenant), most)
+	var out []time.Time
+	for _, scope := range page {
+		name, since := journal.ParseAuditScope(scope)
+		if name != tenant || since.IsZero() {
+			break
+		}
+		out = append(out, since)
+	}
+	return out, err
 }
 
 // Run makes checkpoints of all tenants of this node until ctx ends.
 func (d *Desk) Run(ctx context.Context, every time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var retire <-chan time.Time
+	if d.Keep > 0 {
+		t := time.NewTicker(min(max(d.Keep/50, time.Minute), 6*time.Hour))
+		defer t.Stop()
+		retire = t.C
+	}
 	for {
 		select {
 		case <-tick.C:
 			d.Round(ctx)
+		case <-retire:
+			d.Retire(ctx)
 		case <-ctx.Done():
 			return
 		}
@@ -114,9 +146,28 @@ func (d *Desk) Run(ctx context.Context, every time.Duration) {
 
 // Round makes the checkpoints that are due now.
 func (d *Desk) Round(ctx context.Context) {
+	d.each(ctx, func(tenant string) { _, _, _ = d.make(ctx, tenant) }) // counted and logged
+}
+
+// Retire retires what is older than it is kept.
+func (d *Desk) Retire(ctx context.Context) {
+	maker, before := d.maker(), time.Now().Add(-d.Keep)
+	d.each(ctx, func(tenant string) {
+		for more := true; more && ctx.Err() == nil; {
+			var err error
+			if more, err = maker.Retire(ctx, tenant, before); err != nil {
+				d.blame(ctx, tenant, err)
+				return
+			}
+		}
+	})
+}
+
+// each visits the tenants of this node.
+func (d *Desk) each(ctx context.Context, do func(tenant string)) {
 	visit := func(tenant string) {
-		if d.Mine == nil || d.Mine(tenant) {
-			_, _, _ = d.make(ctx, tenant) // counted and logged
+		if name, _ := journal.ParseAuditScope(tenant); d.Mine == nil || d.Mine(name) {
+			do(tenant)
 		}
 	}
 	visit("")

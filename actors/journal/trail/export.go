@@ -55,8 +55,17 @@ func (x *exporter) put(i Item) error {
 	return x.emit(i)
 }
 
+// checkpoints begins with the one from which on they are kept.
 func (x *exporter) checkpoints() error {
-	for after := int64(0); ; {
+	after := int64(0)
+	last, ok, err := Last(x.ctx, x.store, x.tenant)
+	if err != nil && !errors.Is(err, journal.ErrChain) {
+		return err
+	}
+	if b, err := parseBody(last); ok && err == nil {
+		after = max(b.Base-1, 0)
+	}
+	for {
 		page, err := x.store.Checkpoints(x.ctx, x.tenant, after, pageLength)
 		if err != nil {
 			return err

@@ -27,7 +27,7 @@ type Item struct {
 // Header begins an export.
 type Header struct {
 	Format     string    `json:"format"`
-	Tenant     string    `json:"tenant"`
+	Tenant     string    `json:"tenant"` // the scope, see [journal.AuditScope]
 	Time       time.Time `json:"time"`
 	PublicKeys string    `json:"public_keys"` // PEM; who verifies should have them from elsewhere
 	// Checkpoints is the number of the last checkpoint, Hash is its hash.
@@ -51,6 +51,8 @@ type Journal struct {
 	Hash   []byte `json:"hash,omitempty"`
 	Erased int64  `json:"erased,omitempty"`
 	Anchor []byte `json:"anchor,omitempty"`
+	// Former: events up to there were of a former tenant of the name.
+	Former int64 `json:"former,omitempty"`
 	// Snapshot is the place of the stored snapshot, and the hash it says stands there.
 	Snapshot     int64  `json:"snapshot,omitempty"`
 	SnapshotHash []byte `json:"snapshot_hash,omitempty"`
@@ -138,5 +140,5 @@ func (a *Access) link(prev []byte, tenant, stream string) []byte {
 }
 
 func exportJournal(o journal.Owner) *Journal {
-	return &Journal{Kind: o.Identity.Kind, ID: o.Identity.ID, Head: o.Head, Hash: o.Hash, Erased: o.Erased, Anchor: o.Anchor}
+	return &Journal{Kind: o.Identity.Kind, ID: o.Identity.ID, Head: o.Head, Hash: o.Hash, Erased: o.Erased, Anchor: o.Anchor, Former: o.Former}
 }

@@ -45,7 +45,7 @@ func (m *Maker) Make(ctx context.Context, tenant string) (c journal.Checkpoint, 
 		if err != nil {
 			return c, false, err
 		}
-		next, changed, err := m.next(ctx, tenant, last, before)
+		next, changed, err := m.next(ctx, tenant, last, before, retirement{})
 		if err != nil || !changed {
 			return last, last.Number > 0, err
 		}
@@ -64,11 +64,31 @@ type state struct {
 	heads  heads
 	fullAt int64
 	time   time.Time
+	base   int64
+	ended  heads  // streams of which everything is retired, that are remembered yet
+	recent []Head // of those, the ones since the last full checkpoint
+}
+
+// take adds what the next checkpoint says.
+func (s *state) take(b body) {
+	for _, h := range b.Ended {
+		delete(s.heads, h.Chain)
+		s.ended[h.Chain] = h
+	}
+	for _, h := range b.Heads {
+		s.heads[h.Chain] = h
+		delete(s.ended, h.Chain)
+	}
+	if s.base = b.Base; b.Number == b.FullAt {
+		s.recent = nil
+	} else {
+		s.recent = append(s.recent, b.Ended...)
+	}
 }
 
 // folded reads the last checkpoint and what it stands for.
 func (m *Maker) folded(ctx context.Context, tenant string) (last journal.Checkpoint, s state, err error) {
-	s.heads = heads{}
+	s.heads, s.ended = heads{}, heads{}
 	head, err := m.Store.CheckpointHead(ctx, tenant)
 	if err != nil || head.Seq == 0 {
 		return last, s, err
@@ -97,9 +117,7 @@ func (m *Maker) folded(ctx context.Context, tenant string) (last journal.Checkpo
 			if b, err = parseBody(c); err != nil {
 				return last, s, err
 			}
-			for _, h := range b.Heads {
-				s.heads[h.Chain] = h
-			}
+			s.take(b)
 			if after = c.Number; after == last.Number {
 				break
 			}
@@ -112,33 +130,38 @@ func (m *Maker) folded(ctx context.Context, tenant string) (last journal.Checkpo
 }
 
 // next makes the checkpoint after last; changed is false when there is nothing new.
-func (m *Maker) next(ctx context.Context, tenant string, last journal.Checkpoint, before state) (c journal.Checkpoint, changed bool, err error) {
+func (m *Maker) next(ctx context.Context, tenant string, last journal.Checkpoint, before state, r retirement) (c journal.Checkpoint, changed bool, err error) {
 	now, err := m.current(ctx, tenant)
 	if err != nil {
 		return c, false, err
 	}
 	all := maps.Clone(before.heads) // a chain that is gone stays: its absence is to be noticed
-	var news []Head
+	var news, ended []Head
 	for _, chain := range sortedKeys(now) {
 		h, was := now[chain], before.heads[chain]
-		if sameHead(h, was) {
+		if over, there := before.ended[chain]; there && h.Seq <= over.Seq {
+			continue // it goes soon
+		}
+		r.carry(&h, was, before.ended[chain])
+		if sameHead(h, was) && !r.ends[chain] {
 			continue
 		}
 		if err := m.continues(ctx, tenant, was, h); err != nil {
 			return c, false, err
 		}
+		if r.ends[chain] && h.Seq == h.Erased {
+			delete(all, chain)
+			ended = append(ended, h)
+			continue
+		}
 		all[chain] = h
 		news = append(news, h)
 	}
-	if len(news) == 0 {
+	if len(news)+len(ended) == 0 && r.base <= before.base {
 		return c, false, nil
 	}
-	clock := m.Now
-	if clock == nil {
-		clock = time.Now
-	}
-	b := body{Tenant: tenant, Number: last.Number + 1, Time: clock().UTC().Truncate(time.Microsecond), FullAt: before.fullAt,
-		Heads: news, Chains: len(all), Root: all.root()}
+	b := body{Tenant: tenant, Number: last.Number + 1, Time: m.now().Truncate(time.Microsecond), FullAt: before.fullAt,
+		Heads: news, Chains: len(all), Root: all.root(), Ended: ended, Base: max(r.base, before.base)}
 	if last.Number > 0 {
 		b.Prev = hashOf(last)
 	}
@@ -146,7 +169,10 @@ func (m *Maker) next(ctx context.Context, tenant string, last journal.Checkpoint
 		b.Time = before.time // clocks of nodes differ
 	}
 	if last.Number == 0 || b.Number-b.FullAt >= fullEvery {
-		b.FullAt, b.Heads = b.Number, nil
+		b.FullAt, b.Heads, b.Ended = b.Number, nil, append(slices.DeleteFunc(before.recent, func(h Head) bool {
+			_, again := all[h.Chain]
+			return again
+		}), ended...)
 		for _, chain := range sortedKeys(all) {
 			b.Heads = append(b.Heads, all[chain])
 		}
@@ -158,6 +184,13 @@ func (m *Maker) next(ctx context.Context, tenant string, last journal.Checkpoint
 	c.Signature = m.Signer.sign(c.Body)
 	c.Hash = hashOf(c)
 	return c, true, nil
+}
+
+func (m *Maker) now() time.Time {
+	if m.Now == nil {
+		return time.Now().UTC()
+	}
+	return m.Now().UTC()
 }
 
 // current reads the heads of all chains.
@@ -204,7 +237,8 @@ func (m *Maker) continues(ctx context.Context, tenant string, was, now Head) err
 }
 
 // identityOf is the grain whose journal a chain is.
-func identityOf(tenant, chain string) journal.Identity {
+func identityOf(scope, chain string) journal.Identity {
+	tenant, _ := journal.ParseAuditScope(scope)
 	kind, id, _ := strings.Cut(strings.TrimPrefix(chain, journalPrefix), "/")
 	return journal.Identity{Kind: kind, Tenant: tenant, ID: id}
 }
@@ -224,17 +258,23 @@ func (m *Maker) hashAt(ctx context.Context, tenant string, h Head) ([]byte, erro
 	return page[0].Hash, nil
 }
 
-// eachOwner goes through the grains of a tenant. The tenant "" has none.
-func eachOwner(ctx context.Context, s journal.Directory, tenant string, do func(journal.Owner) error) error {
-	if tenant == "" {
+// eachOwner goes through the grains of a tenant. The tenant "" has none. To the first
+// tenant of a name belong the journals of all that follow, since they are one chain with
+// its own; to a later one what is beyond its predecessors'.
+func eachOwner(ctx context.Context, s journal.Directory, scope string, do func(journal.Owner) error) error {
+	if scope == "" {
 		return nil
 	}
+	tenant, since := journal.ParseAuditScope(scope)
 	for q := (journal.OwnerQuery{Tenant: tenant, Limit: pageLength}); ; {
 		page, err := s.Owners(ctx, q)
 		if err != nil {
 			return err
 		}
 		for _, o := range page {
+			if !since.IsZero() && o.Head <= o.Former {
+				continue
+			}
 			if err := do(o); err != nil {
 				return err
 			}

@@ -87,9 +87,10 @@ func names(r *trail.Report, chain string, seqs ...int64) bool {
 }
 
 // unaudited are columns that say who may write, or are the store's own: what they say
-// is not what was done. Moving a snapshot only takes a cache away.
+// is not what was done. Moving a snapshot only takes a cache away. What is of a former tenant
+// matters to the trail of a later one.
 var unaudited = map[string][]string{
-	"owner":     {"epoch", "activation", "node", "released", "since", "erasures", "purging", "view"},
+	"owner":     {"epoch", "activation", "node", "released", "since", "erasures", "purging", "view", "former"},
 	"snapshots": {"tenant", "kind", "id"},
 }
 

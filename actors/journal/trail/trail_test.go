@@ -189,9 +189,14 @@ func (w *world) fill() {
 func (w *world) export(data bool) []byte {
 	w.Helper()
 	var out bytes.Buffer
-	lines := json.NewEncoder(&out)
-	check(w, trail.Export(w.Context(), w, w.signer.Public(), "acme", data, func(i trail.Item) error { return lines.Encode(i) }))
+	check(w, trail.Export(w.Context(), w, w.signer.Public(), "acme", data, lines(&out)))
 	return out.Bytes()
+}
+
+// lines writes items as an export has them.
+func lines(out *bytes.Buffer) func(trail.Item) error {
+	enc := json.NewEncoder(out)
+	return func(i trail.Item) error { return enc.Encode(i) }
 }
 
 func (w *world) verify() *trail.Report {

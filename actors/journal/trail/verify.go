@@ -46,6 +46,12 @@ type Report struct {
 	Checkpoints int64 `json:"checkpoints"`
 	// Uncovered counts what came after the last checkpoint, and only its chains vouch for.
 	Uncovered int64 `json:"uncovered"`
+	// Retired counts accesses that were retired: signed checkpoints say how many and what
+	// goes on behind them. First is the checkpoint from which on the rest is proved, and
+	// FirstTime when it was made; 1 when none was retired.
+	Retired   int64     `json:"retired,omitempty"`
+	First     int64     `json:"first"`
+	FirstTime time.Time `json:"first_time"`
 
 	// Last is the last checkpoint, and LastHash its hash: kept elsewhere, they show
 	// that the whole database was not set back.
@@ -92,6 +98,7 @@ type Verifier struct {
 	prev  []byte // hash of the last checkpoint
 	last  body
 	folds heads
+	over  heads // streams of which everything is retired
 	marks map[string]map[int64]mark
 	want  Header // what the header says of the checkpoints
 	noted bool   // their end was compared with it
@@ -105,13 +112,14 @@ type walk struct {
 	chain  string
 	row    Journal // of a journal, as it was before its events
 	stream Stream  // of a stream
+	from   int64   // of a stream: what is up to there is retired
 	at     journal.Chain
 	broken bool // the next link is compared with what the record before says of itself
 }
 
 // NewVerifier trusts what keys have signed.
 func NewVerifier(keys PublicKeys) *Verifier {
-	return &Verifier{keys: keys, report: Report{hashes: make(map[int64][]byte)}, folds: heads{}, marks: make(map[string]map[int64]mark), seen: make(map[string]bool)}
+	return &Verifier{keys: keys, report: Report{hashes: make(map[int64][]byte)}, folds: heads{}, over: heads{}, marks: make(map[string]map[int64]mark), seen: make(map[string]bool)}
 }
 
 func (v *Verifier) problem(chain string, seq int64, format string, args ...any) {
@@ -177,7 +185,9 @@ func (v *Verifier) checkpoint(c Checkpoint) {
 		v.report.Last, v.report.LastHash = c.Number, v.prev
 		v.report.hashes[c.Number] = v.prev
 	}()
-	if c.Number != v.report.Last+1 {
+	if v.report.Checkpoints == 1 {
+		v.report.First = c.Number
+	} else if c.Number != v.report.Last+1 {
 		v.problem("checkpoints", v.report.Last+1, "missing: the next one is %d", c.Number)
 	}
 	key, known := v.keys[c.KeyID]
@@ -198,10 +208,15 @@ func (v *Verifier) checkpoint(c Checkpoint) {
 	case b.Number != c.Number:
 		v.problem("checkpoints", c.Number, "is checkpoint %d: an old one stands in its place", b.Number)
 		return
-	case !bytes.Equal(b.Prev, v.prev):
+	case c.Number == v.report.First && c.Number > 1 && b.FullAt != b.Number:
+		v.problem("checkpoints", c.Number, "does not say enough to begin with, and the one before it is missing")
+	case !bytes.Equal(b.Prev, v.prev) && (c.Number != v.report.First || c.Number == 1):
 		v.problem("checkpoints", c.Number, "does not follow the one before it")
 	case b.Time.Before(v.last.Time):
 		v.problem("checkpoints", c.Number, "is older than the one before it")
+	}
+	if c.Number == v.report.First {
+		v.report.FirstTime = b.Time
 	}
 	v.fold(b)
 	v.last, v.report.LastTime = b, b.Time
@@ -209,9 +224,15 @@ func (v *Verifier) checkpoint(c Checkpoint) {
 
 // fold takes over what a checkpoint says of the chains.
 func (v *Verifier) fold(b body) {
+	for _, h := range b.Ended {
+		if v.folds[h.Chain].Seq <= h.Seq {
+			delete(v.folds, h.Chain)
+			v.over[h.Chain] = h
+		}
+	}
 	for _, h := range b.Heads {
 		was := v.folds[h.Chain]
-		if h.Seq < was.Seq || h.Erased < was.Erased {
+		if h.Seq < was.Seq || h.Erased < max(was.Erased, v.over[h.Chain].Seq) {
 			v.problem("checkpoints", b.Number, "%s goes back from %d to %d", h.Chain, was.Seq, h.Seq)
 		}
 		v.folds[h.Chain] = h
@@ -233,6 +254,9 @@ func (v *Verifier) checkpointsEnd() {
 		return
 	}
 	v.noted = true
+	if first := v.report.First; first > 1 && first > v.last.Base {
+		v.problem("checkpoints", 1, "missing, and all up to %d: none says that they are retired", first-1)
+	}
 	switch {
 	case v.report.Last < v.want.Checkpoints:
 		v.problem("checkpoints", v.report.Last+1, "missing: %d were made", v.want.Checkpoints)
@@ -273,7 +297,7 @@ func (v *Verifier) compare(seq int64, hash []byte) {
 		v.problem(v.cur.chain, seq, "is not what checkpoint %d says stood here", m.checkpoint)
 	}
 	if ok && seq == v.folds[v.cur.chain].Seq {
-		v.report.Uncovered -= seq
+		v.report.Uncovered -= seq - v.cur.from
 	}
 }
 
@@ -284,6 +308,11 @@ func (v *Verifier) end(e End) {
 	v.ended = true
 	if e.Items != v.items {
 		v.problem("export", v.items, "%d items of %d are there", v.items, e.Items)
+	}
+	for _, chain := range sortedKeys(v.over) {
+		if !v.seen[chain] {
+			v.report.Retired += v.over[chain].Seq
+		}
 	}
 	for _, chain := range sortedKeys(v.folds) {
 		if !v.seen[chain] {

@@ -12,8 +12,10 @@ func (v *Verifier) journal(j Journal) {
 	v.open(w)
 	v.report.Journals++
 	v.report.Uncovered += j.Head
-	if j.Erased > 0 {
+	if _, since := journal.ParseAuditScope(v.report.Tenant); j.Erased > 0 && (since.IsZero() || j.Erased > j.Former) {
 		v.report.Erased = append(v.report.Erased, Erasure{Chain: w.chain, Seq: j.Erased})
+	}
+	if j.Erased > 0 {
 		v.compare(j.Erased, j.Anchor)
 	}
 	if folded := v.folds[w.chain]; j.Erased < folded.Erased {
@@ -31,7 +33,8 @@ func (v *Verifier) event(e *Event) {
 	if e.Seq != w.at.Seq+1 {
 		v.gap(w, e.Seq)
 	}
-	id := journal.Identity{Kind: w.row.Kind, Tenant: v.report.Tenant, ID: w.row.ID}
+	tenant, _ := journal.ParseAuditScope(v.report.Tenant)
+	id := journal.Identity{Kind: w.row.Kind, Tenant: tenant, ID: w.row.ID}
 	switch {
 	case len(e.Hash) == 0 && len(w.at.Hash) == 0:
 		v.report.Unchained++
@@ -99,10 +102,26 @@ func (v *Verifier) tail(w *walk) {
 	}
 }
 
+// retired is where a stream begins: behind what a checkpoint says is retired.
+func (v *Verifier) retired(chain string) journal.Chain {
+	at := journal.Chain{Seq: v.folds[chain].Erased, Hash: v.folds[chain].Anchor}
+	if over := v.over[chain]; over.Seq > at.Seq {
+		at = journal.Chain{Seq: over.Seq, Hash: over.Hash}
+	}
+	return at
+}
+
 func (v *Verifier) stream(s Stream) {
-	v.open(&walk{stream: s, chain: streamChain(s.Stream)})
+	w := &walk{stream: s, chain: streamChain(s.Stream)}
+	w.at = v.retired(w.chain)
+	w.from = w.at.Seq
+	v.open(w)
 	v.report.Streams++
-	v.report.Uncovered += s.Seq
+	v.report.Retired += w.from
+	v.report.Uncovered += max(0, s.Seq-w.from)
+	if w.from > 0 {
+		v.compare(w.from, w.at.Hash)
+	}
 	if s.Seq == 0 {
 		v.problem(v.cur.chain, 0, "a stream without records")
 	}
@@ -113,6 +132,9 @@ func (v *Verifier) access(a *Access) {
 	if w == nil || w.stream.Stream == "" {
 		v.problem("export", v.items, "a record outside of a stream")
 		return
+	}
+	if a.Seq <= w.from {
+		return // it is retired, and goes soon
 	}
 	v.report.Accesses++
 	if a.Seq != w.at.Seq+1 {

@@ -36,14 +36,23 @@ func (a *app) auditCommand() *cobra.Command {
 type auditScope struct {
 	tenant string
 	given  bool
+	life   *timestamppb.Timestamp // of a later tenant of the name
 }
 
 // audited adds --tenant to a command, and picks the credential by it.
 func (a *app) audited(cmd *cobra.Command, body func(ctx context.Context, s *session, out *output, of auditScope) error) *cobra.Command {
 	tenant := cmd.Flags().String("tenant", "", "as an operator: the `tenant`; \"\" is calls of nobody known, and operators' own")
+	life := cmd.Flags().String("life", "", "with --tenant: a later tenant of the name, by the `time` the one before was erased; verify and list name them")
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(c *cobra.Command, args []string) error {
-		of := auditScope{*tenant, c.Flags().Changed("tenant")}
+		of := auditScope{tenant: *tenant, given: c.Flags().Changed("tenant")}
+		if *life != "" {
+			at, err := time.Parse(time.RFC3339Nano, *life)
+			if err != nil || !of.given {
+				return usagef("--life takes a time as list and verify print it, and needs --tenant")
+			}
+			of.life = timestamppb.New(at)
+		}
 		from := tenantCredential()
 		if of.given {
 			from = operatorCredential()
@@ -80,7 +89,13 @@ func (a *app) auditList() *cobra.Command {
 		if out.json {
 			return out.message(all)
 		}
-		return out.auditEvents(all.GetEvents())
+		if err := out.auditEvents(all.GetEvents()); err != nil {
+			return err
+		}
+		for _, at := range all.GetLaterLives() {
+			out.notef("a later tenant of the name: --life %s", lifeText(at))
+		}
+		return nil
 	})
 }
 
@@ -93,14 +108,14 @@ func (s *session) auditEvents(ctx context.Context, of auditScope, f *granaryv1.A
 		var err error
 		if of.given {
 			page, err = call(ctx, s, s.audits.ListTenantAuditEvents,
-				&granaryv1.ListTenantAuditEventsRequest{Tenant: of.tenant, Filter: f, PageSize: size, PageToken: token})
+				&granaryv1.ListTenantAuditEventsRequest{Tenant: of.tenant, Life: of.life, Filter: f, PageSize: size, PageToken: token})
 		} else {
 			page, err = call(ctx, s, s.audit.ListAuditEvents, &granaryv1.ListAuditEventsRequest{Filter: f, PageSize: size, PageToken: token})
 		}
 		if err != nil {
 			return nil, err
 		}
-		all.Events = append(all.Events, page.GetEvents()...)
+		all.Events, all.LaterLives = append(all.Events, page.GetEvents()...), page.GetLaterLives()
 		if token = page.GetNextPageToken(); token == "" || len(all.Events) >= limit {
 			return all, nil
 		}
@@ -228,6 +243,9 @@ func (o *output) verifyFile(file, keyFile, expect string) error {
 	if v.Last > 0 {
 		r.LastCheckpointTime = timestamppb.New(v.LastTime)
 	}
+	if r.Retired, r.FirstCheckpoint = v.Retired, v.First; v.First > 0 {
+		r.FirstCheckpointTime = timestamppb.New(v.FirstTime)
+	}
 	for _, p := range v.Problems {
 		r.Problems = append(r.Problems, &granaryv1.AuditProblem{Chain: p.Chain, Sequence: p.Seq, What: p.What})
 	}
@@ -274,11 +292,21 @@ func (o *output) auditReportText(r *granaryv1.AuditReport) error {
 	if r.GetUnchainedEvents() > 0 {
 		pairs = append(pairs, [2]string{"events of before chains", fmt.Sprint(r.GetUnchainedEvents())})
 	}
+	if r.GetRetired() > 0 || r.GetFirstCheckpoint() > 1 {
+		pairs = append(pairs, [2]string{"retired calls", fmt.Sprint(r.GetRetired())},
+			[2]string{"proved from checkpoint", fmt.Sprintf("%d of %s", r.GetFirstCheckpoint(), stamp(r.GetFirstCheckpointTime()))})
+	}
+	for _, at := range r.GetLaterLives() {
+		pairs = append(pairs, [2]string{"later tenant of the name", "--life " + lifeText(at)})
+	}
 	for _, e := range r.GetErasures() {
 		pairs = append(pairs, [2]string{"erased", fmt.Sprintf("%s up to %d", e.GetChain(), e.GetSequence())})
 	}
 	return o.pairs(nil, pairs)
 }
+
+// lifeText is a life as --life takes it.
+func lifeText(at *timestamppb.Timestamp) string { return at.AsTime().Format(time.RFC3339Nano) }
 
 func (a *app) auditCheckpoint() *cobra.Command {
 	cmd := &cobra.Command{

@@ -11,7 +11,7 @@ import (
 // checkpoint makes and gives the last checkpoint.
 func (s *session) checkpoint(ctx context.Context, of auditScope) (*granaryv1.GetCheckpointResponse, error) {
 	if of.given {
-		return call(ctx, s, s.audits.GetTenantCheckpoint, &granaryv1.GetTenantCheckpointRequest{Tenant: of.tenant, Refresh: true})
+		return call(ctx, s, s.audits.GetTenantCheckpoint, &granaryv1.GetTenantCheckpointRequest{Tenant: of.tenant, Life: of.life, Refresh: true})
 	}
 	return call(ctx, s, s.audit.GetCheckpoint, &granaryv1.GetCheckpointRequest{Refresh: true})
 }
@@ -41,7 +41,7 @@ func (r *received[M]) err() error {
 // exportAudit opens an export.
 func (s *session) exportAudit(ctx context.Context, of auditScope) (*received[granaryv1.ExportAuditResponse], error) {
 	if of.given {
-		stream, err := s.audits.ExportTenantAudit(ctx, &granaryv1.ExportTenantAuditRequest{Tenant: of.tenant})
+		stream, err := s.audits.ExportTenantAudit(ctx, &granaryv1.ExportTenantAuditRequest{Tenant: of.tenant, Life: of.life})
 		if err != nil {
 			return nil, err
 		}
@@ -58,7 +58,7 @@ func (s *session) exportAudit(ctx context.Context, of auditScope) (*received[gra
 func (s *session) verifyAudit(ctx context.Context, of auditScope, progress func(items int64)) (*granaryv1.AuditReport, error) {
 	r := &received[granaryv1.VerifyAuditResponse]{}
 	if of.given {
-		stream, err := s.audits.VerifyTenantAudit(ctx, &granaryv1.VerifyTenantAuditRequest{Tenant: of.tenant})
+		stream, err := s.audits.VerifyTenantAudit(ctx, &granaryv1.VerifyTenantAuditRequest{Tenant: of.tenant, Life: of.life})
 		if err != nil {
 			return nil, err
 		}

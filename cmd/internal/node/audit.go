@@ -32,6 +32,9 @@ func (c *Completed) checkAudit() error {
 	if n := c.Audit.MaxBacklogBytes; n != 0 && n < audit.MinMaxBytes {
 		return configErrorf("audit.max_backlog_bytes: at least %d", audit.MinMaxBytes)
 	}
+	if k := c.Audit.Keep; k != 0 && k < 24*time.Hour {
+		return configErrorf("audit.keep: at least 24h, or 0 for ever")
+	}
 	return nil
 }
 
@@ -42,12 +45,12 @@ func (n *Node) openAudit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.trail = &trail.Desk{Store: n.store, Signer: signer, Logger: n.log, Mine: n.signs}
+	n.trail = &trail.Desk{Store: n.store, Signer: signer, Logger: n.log, Mine: n.signs, Keep: n.cfg.Audit.Keep}
 	if !n.cfg.is(roleGateway) {
 		return n.countAudit()
 	}
 	n.audit, err = audit.Open(audit.Config{Dir: filepath.Join(n.cfg.Data, "audit"), Node: n.cfg.Node, Store: n.store, Logger: n.log,
-		MaxBytes: n.cfg.Audit.MaxBacklogBytes})
+		MaxBytes: n.cfg.Audit.MaxBacklogBytes, Renew: n.cfg.Audit.Keep / 8})
 	if err != nil {
 		return err
 	}

@@ -102,6 +102,10 @@ type AuditConfig struct {
 	// MaxBacklogBytes bounds what waits on this machine's disk while the store does not take
 	// it; then calls are refused. At least 16 MiB. Default 1 GiB.
 	MaxBacklogBytes int64 `yaml:"max_backlog_bytes"`
+	// Keep is how long calls and checkpoints are kept, at least 24h; the same on all nodes.
+	// Default 0, for ever: what was retired cannot be brought back, and how long it has to
+	// be kept only the operator knows.
+	Keep time.Duration `yaml:"keep"`
 }
 
 // TLSConfig says how the API is encrypted on the wire.

@@ -165,8 +165,11 @@ type ListTenantAuditEventsRequest struct {
 	Tenant string       `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	Filter *AuditFilter `protobuf:"bytes,2,opt,name=filter,proto3" json:"filter,omitempty"`
 	// 1..1000, default 50.
-	PageSize      int32  `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageSize  int32  `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Which tenant, when several have had the name one after the other: when the one before
+	// it was erased (later_lives). Empty: the first, and with its journals those of all.
+	Life          *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=life,proto3" json:"life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,11 +232,20 @@ func (x *ListTenantAuditEventsRequest) GetPageToken() string {
 	return ""
 }
 
+func (x *ListTenantAuditEventsRequest) GetLife() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Life
+	}
+	return nil
+}
+
 type ListAuditEventsResponse struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Events []*AuditEvent          `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	// Empty at the end.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// To operators: lives of later tenants of the name, of which calls are recorded.
+	LaterLives    []*timestamppb.Timestamp `protobuf:"bytes,3,rep,name=later_lives,json=laterLives,proto3" json:"later_lives,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -280,6 +292,13 @@ func (x *ListAuditEventsResponse) GetNextPageToken() string {
 		return x.NextPageToken
 	}
 	return ""
+}
+
+func (x *ListAuditEventsResponse) GetLaterLives() []*timestamppb.Timestamp {
+	if x != nil {
+		return x.LaterLives
+	}
+	return nil
 }
 
 // One call, or the opening or end of a stream. It holds ids only: no bodies, queries,
@@ -492,7 +511,10 @@ type ExportTenantAuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// tenants/{tenant} or {tenant}; empty: calls of nobody known, and of operators about
 	// no tenant.
-	Tenant        string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Which tenant, when several have had the name one after the other: when the one before
+	// it was erased (later_lives). Empty: the first, and with its journals those of all.
+	Life          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=life,proto3" json:"life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -532,6 +554,13 @@ func (x *ExportTenantAuditRequest) GetTenant() string {
 		return x.Tenant
 	}
 	return ""
+}
+
+func (x *ExportTenantAuditRequest) GetLife() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Life
+	}
+	return nil
 }
 
 type ExportAuditResponse struct {
@@ -630,7 +659,10 @@ type GetTenantCheckpointRequest struct {
 	// no tenant.
 	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Make one first, if anything changed since the last.
-	Refresh       bool `protobuf:"varint,2,opt,name=refresh,proto3" json:"refresh,omitempty"`
+	Refresh bool `protobuf:"varint,2,opt,name=refresh,proto3" json:"refresh,omitempty"`
+	// Which tenant, when several have had the name one after the other: when the one before
+	// it was erased (later_lives). Empty: the first, and with its journals those of all.
+	Life          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=life,proto3" json:"life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -677,6 +709,13 @@ func (x *GetTenantCheckpointRequest) GetRefresh() bool {
 		return x.Refresh
 	}
 	return false
+}
+
+func (x *GetTenantCheckpointRequest) GetLife() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Life
+	}
+	return nil
 }
 
 type GetCheckpointResponse struct {
@@ -808,7 +847,10 @@ type VerifyTenantAuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// tenants/{tenant} or {tenant}; empty: calls of nobody known, and of operators about
 	// no tenant.
-	Tenant        string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Which tenant, when several have had the name one after the other: when the one before
+	// it was erased (later_lives). Empty: the first, and with its journals those of all.
+	Life          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=life,proto3" json:"life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -848,6 +890,13 @@ func (x *VerifyTenantAuditRequest) GetTenant() string {
 		return x.Tenant
 	}
 	return ""
+}
+
+func (x *VerifyTenantAuditRequest) GetLife() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Life
+	}
+	return nil
 }
 
 type VerifyAuditResponse struct {
@@ -925,8 +974,16 @@ type AuditReport struct {
 	LastCheckpoint     int64                  `protobuf:"varint,11,opt,name=last_checkpoint,json=lastCheckpoint,proto3" json:"last_checkpoint,omitempty"`
 	LastCheckpointHash []byte                 `protobuf:"bytes,12,opt,name=last_checkpoint_hash,json=lastCheckpointHash,proto3" json:"last_checkpoint_hash,omitempty"`
 	LastCheckpointTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=last_checkpoint_time,json=lastCheckpointTime,proto3" json:"last_checkpoint_time,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Calls that were retired; signed checkpoints say how many, and what goes on behind them.
+	Retired int64 `protobuf:"varint,14,opt,name=retired,proto3" json:"retired,omitempty"`
+	// The first checkpoint that is kept, from which on the rest is proved: 1 when none was
+	// retired.
+	FirstCheckpoint     int64                  `protobuf:"varint,15,opt,name=first_checkpoint,json=firstCheckpoint,proto3" json:"first_checkpoint,omitempty"`
+	FirstCheckpointTime *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=first_checkpoint_time,json=firstCheckpointTime,proto3" json:"first_checkpoint_time,omitempty"`
+	// To operators: lives of later tenants of the name, of which calls are recorded.
+	LaterLives    []*timestamppb.Timestamp `protobuf:"bytes,17,rep,name=later_lives,json=laterLives,proto3" json:"later_lives,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuditReport) Reset() {
@@ -1046,6 +1103,34 @@ func (x *AuditReport) GetLastCheckpointHash() []byte {
 func (x *AuditReport) GetLastCheckpointTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.LastCheckpointTime
+	}
+	return nil
+}
+
+func (x *AuditReport) GetRetired() int64 {
+	if x != nil {
+		return x.Retired
+	}
+	return 0
+}
+
+func (x *AuditReport) GetFirstCheckpoint() int64 {
+	if x != nil {
+		return x.FirstCheckpoint
+	}
+	return 0
+}
+
+func (x *AuditReport) GetFirstCheckpointTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FirstCheckpointTime
+	}
+	return nil
+}
+
+func (x *AuditReport) GetLaterLives() []*timestamppb.Timestamp {
+	if x != nil {
+		return x.LaterLives
 	}
 	return nil
 }
@@ -1182,17 +1267,20 @@ const file_granary_v1_audit_proto_rawDesc = "" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"\xf1\x01\n" +
+	"page_token\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"\xa1\x02\n" +
 	"\x1cListTenantAuditEventsRequest\x12N\n" +
 	"\x06tenant\x18\x01 \x01(\tB6\xbaH3r1\x18G2-^((tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?)?$R\x06tenant\x12/\n" +
 	"\x06filter\x18\x02 \x01(\v2\x17.granary.v1.AuditFilterR\x06filter\x12'\n" +
 	"\tpage_size\x18\x03 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\"q\n" +
+	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x04R\tpageToken\x12.\n" +
+	"\x04life\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04life\"\xae\x01\n" +
 	"\x17ListAuditEventsResponse\x12.\n" +
 	"\x06events\x18\x01 \x03(\v2\x16.granary.v1.AuditEventR\x06events\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xce\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12;\n" +
+	"\vlater_lives\x18\x03 \x03(\v2\x1a.google.protobuf.TimestampR\n" +
+	"laterLives\"\xce\x03\n" +
 	"\n" +
 	"AuditEvent\x12.\n" +
 	"\x04time\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
@@ -1214,16 +1302,18 @@ const file_granary_v1_audit_proto_rawDesc = "" +
 	"\x05count\x18\r \x01(\x03R\x05count\x12\x16\n" +
 	"\x06stream\x18\x0e \x01(\tR\x06stream\x12\x1a\n" +
 	"\bsequence\x18\x0f \x01(\x03R\bsequence\"\x14\n" +
-	"\x12ExportAuditRequest\"j\n" +
+	"\x12ExportAuditRequest\"\x9a\x01\n" +
 	"\x18ExportTenantAuditRequest\x12N\n" +
-	"\x06tenant\x18\x01 \x01(\tB6\xbaH3r1\x18G2-^((tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?)?$R\x06tenant\"+\n" +
+	"\x06tenant\x18\x01 \x01(\tB6\xbaH3r1\x18G2-^((tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?)?$R\x06tenant\x12.\n" +
+	"\x04life\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04life\"+\n" +
 	"\x13ExportAuditResponse\x12\x14\n" +
 	"\x05lines\x18\x01 \x01(\fR\x05lines\"0\n" +
 	"\x14GetCheckpointRequest\x12\x18\n" +
-	"\arefresh\x18\x01 \x01(\bR\arefresh\"\x86\x01\n" +
+	"\arefresh\x18\x01 \x01(\bR\arefresh\"\xb6\x01\n" +
 	"\x1aGetTenantCheckpointRequest\x12N\n" +
 	"\x06tenant\x18\x01 \x01(\tB6\xbaH3r1\x18G2-^((tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?)?$R\x06tenant\x12\x18\n" +
-	"\arefresh\x18\x02 \x01(\bR\arefresh\"\xad\x01\n" +
+	"\arefresh\x18\x02 \x01(\bR\arefresh\x12.\n" +
+	"\x04life\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04life\"\xad\x01\n" +
 	"\x15GetCheckpointResponse\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x03R\x06number\x12\x12\n" +
 	"\x04body\x18\x02 \x01(\fR\x04body\x12\x15\n" +
@@ -1232,12 +1322,13 @@ const file_granary_v1_audit_proto_rawDesc = "" +
 	"\x04hash\x18\x05 \x01(\fR\x04hash\x12\x1f\n" +
 	"\vpublic_keys\x18\x06 \x01(\tR\n" +
 	"publicKeys\"\x14\n" +
-	"\x12VerifyAuditRequest\"j\n" +
+	"\x12VerifyAuditRequest\"\x9a\x01\n" +
 	"\x18VerifyTenantAuditRequest\x12N\n" +
-	"\x06tenant\x18\x01 \x01(\tB6\xbaH3r1\x18G2-^((tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?)?$R\x06tenant\"\\\n" +
+	"\x06tenant\x18\x01 \x01(\tB6\xbaH3r1\x18G2-^((tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?)?$R\x06tenant\x12.\n" +
+	"\x04life\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04life\"\\\n" +
 	"\x13VerifyAuditResponse\x12\x14\n" +
 	"\x05items\x18\x01 \x01(\x03R\x05items\x12/\n" +
-	"\x06report\x18\x02 \x01(\v2\x17.granary.v1.AuditReportR\x06report\"\x9c\x04\n" +
+	"\x06report\x18\x02 \x01(\v2\x17.granary.v1.AuditReportR\x06report\"\xee\x05\n" +
 	"\vAuditReport\x124\n" +
 	"\bproblems\x18\x01 \x03(\v2\x18.granary.v1.AuditProblemR\bproblems\x12#\n" +
 	"\rmore_problems\x18\x02 \x01(\x03R\fmoreProblems\x124\n" +
@@ -1252,7 +1343,12 @@ const file_granary_v1_audit_proto_rawDesc = "" +
 	" \x01(\x03R\tuncovered\x12'\n" +
 	"\x0flast_checkpoint\x18\v \x01(\x03R\x0elastCheckpoint\x120\n" +
 	"\x14last_checkpoint_hash\x18\f \x01(\fR\x12lastCheckpointHash\x12L\n" +
-	"\x14last_checkpoint_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x12lastCheckpointTime\"T\n" +
+	"\x14last_checkpoint_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x12lastCheckpointTime\x12\x18\n" +
+	"\aretired\x18\x0e \x01(\x03R\aretired\x12)\n" +
+	"\x10first_checkpoint\x18\x0f \x01(\x03R\x0ffirstCheckpoint\x12N\n" +
+	"\x15first_checkpoint_time\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\x13firstCheckpointTime\x12;\n" +
+	"\vlater_lives\x18\x11 \x03(\v2\x1a.google.protobuf.TimestampR\n" +
+	"laterLives\"T\n" +
 	"\fAuditProblem\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\tR\x05chain\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x03R\bsequence\x12\x12\n" +
@@ -1310,34 +1406,41 @@ var file_granary_v1_audit_proto_depIdxs = []int32{
 	17, // 1: granary.v1.AuditFilter.to:type_name -> google.protobuf.Timestamp
 	0,  // 2: granary.v1.ListAuditEventsRequest.filter:type_name -> granary.v1.AuditFilter
 	0,  // 3: granary.v1.ListTenantAuditEventsRequest.filter:type_name -> granary.v1.AuditFilter
-	4,  // 4: granary.v1.ListAuditEventsResponse.events:type_name -> granary.v1.AuditEvent
-	17, // 5: granary.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
-	18, // 6: granary.v1.AuditEvent.duration:type_name -> google.protobuf.Duration
-	14, // 7: granary.v1.VerifyAuditResponse.report:type_name -> granary.v1.AuditReport
-	15, // 8: granary.v1.AuditReport.problems:type_name -> granary.v1.AuditProblem
-	16, // 9: granary.v1.AuditReport.erasures:type_name -> granary.v1.AuditErasure
-	17, // 10: granary.v1.AuditReport.last_checkpoint_time:type_name -> google.protobuf.Timestamp
-	1,  // 11: granary.v1.AuditService.ListAuditEvents:input_type -> granary.v1.ListAuditEventsRequest
-	5,  // 12: granary.v1.AuditService.ExportAudit:input_type -> granary.v1.ExportAuditRequest
-	8,  // 13: granary.v1.AuditService.GetCheckpoint:input_type -> granary.v1.GetCheckpointRequest
-	11, // 14: granary.v1.AuditService.VerifyAudit:input_type -> granary.v1.VerifyAuditRequest
-	2,  // 15: granary.v1.AuditAdminService.ListTenantAuditEvents:input_type -> granary.v1.ListTenantAuditEventsRequest
-	6,  // 16: granary.v1.AuditAdminService.ExportTenantAudit:input_type -> granary.v1.ExportTenantAuditRequest
-	9,  // 17: granary.v1.AuditAdminService.GetTenantCheckpoint:input_type -> granary.v1.GetTenantCheckpointRequest
-	12, // 18: granary.v1.AuditAdminService.VerifyTenantAudit:input_type -> granary.v1.VerifyTenantAuditRequest
-	3,  // 19: granary.v1.AuditService.ListAuditEvents:output_type -> granary.v1.ListAuditEventsResponse
-	7,  // 20: granary.v1.AuditService.ExportAudit:output_type -> granary.v1.ExportAuditResponse
-	10, // 21: granary.v1.AuditService.GetCheckpoint:output_type -> granary.v1.GetCheckpointResponse
-	13, // 22: granary.v1.AuditService.VerifyAudit:output_type -> granary.v1.VerifyAuditResponse
-	3,  // 23: granary.v1.AuditAdminService.ListTenantAuditEvents:output_type -> granary.v1.ListAuditEventsResponse
-	7,  // 24: granary.v1.AuditAdminService.ExportTenantAudit:output_type -> granary.v1.ExportAuditResponse
-	10, // 25: granary.v1.AuditAdminService.GetTenantCheckpoint:output_type -> granary.v1.GetCheckpointResponse
-	13, // 26: granary.v1.AuditAdminService.VerifyTenantAudit:output_type -> granary.v1.VerifyAuditResponse
-	19, // [19:27] is the sub-list for method output_type
-	11, // [11:19] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	17, // 4: granary.v1.ListTenantAuditEventsRequest.life:type_name -> google.protobuf.Timestamp
+	4,  // 5: granary.v1.ListAuditEventsResponse.events:type_name -> granary.v1.AuditEvent
+	17, // 6: granary.v1.ListAuditEventsResponse.later_lives:type_name -> google.protobuf.Timestamp
+	17, // 7: granary.v1.AuditEvent.time:type_name -> google.protobuf.Timestamp
+	18, // 8: granary.v1.AuditEvent.duration:type_name -> google.protobuf.Duration
+	17, // 9: granary.v1.ExportTenantAuditRequest.life:type_name -> google.protobuf.Timestamp
+	17, // 10: granary.v1.GetTenantCheckpointRequest.life:type_name -> google.protobuf.Timestamp
+	17, // 11: granary.v1.VerifyTenantAuditRequest.life:type_name -> google.protobuf.Timestamp
+	14, // 12: granary.v1.VerifyAuditResponse.report:type_name -> granary.v1.AuditReport
+	15, // 13: granary.v1.AuditReport.problems:type_name -> granary.v1.AuditProblem
+	16, // 14: granary.v1.AuditReport.erasures:type_name -> granary.v1.AuditErasure
+	17, // 15: granary.v1.AuditReport.last_checkpoint_time:type_name -> google.protobuf.Timestamp
+	17, // 16: granary.v1.AuditReport.first_checkpoint_time:type_name -> google.protobuf.Timestamp
+	17, // 17: granary.v1.AuditReport.later_lives:type_name -> google.protobuf.Timestamp
+	1,  // 18: granary.v1.AuditService.ListAuditEvents:input_type -> granary.v1.ListAuditEventsRequest
+	5,  // 19: granary.v1.AuditService.ExportAudit:input_type -> granary.v1.ExportAuditRequest
+	8,  // 20: granary.v1.AuditService.GetCheckpoint:input_type -> granary.v1.GetCheckpointRequest
+	11, // 21: granary.v1.AuditService.VerifyAudit:input_type -> granary.v1.VerifyAuditRequest
+	2,  // 22: granary.v1.AuditAdminService.ListTenantAuditEvents:input_type -> granary.v1.ListTenantAuditEventsRequest
+	6,  // 23: granary.v1.AuditAdminService.ExportTenantAudit:input_type -> granary.v1.ExportTenantAuditRequest
+	9,  // 24: granary.v1.AuditAdminService.GetTenantCheckpoint:input_type -> granary.v1.GetTenantCheckpointRequest
+	12, // 25: granary.v1.AuditAdminService.VerifyTenantAudit:input_type -> granary.v1.VerifyTenantAuditRequest
+	3,  // 26: granary.v1.AuditService.ListAuditEvents:output_type -> granary.v1.ListAuditEventsResponse
+	7,  // 27: granary.v1.AuditService.ExportAudit:output_type -> granary.v1.ExportAuditResponse
+	10, // 28: granary.v1.AuditService.GetCheckpoint:output_type -> granary.v1.GetCheckpointResponse
+	13, // 29: granary.v1.AuditService.VerifyAudit:output_type -> granary.v1.VerifyAuditResponse
+	3,  // 30: granary.v1.AuditAdminService.ListTenantAuditEvents:output_type -> granary.v1.ListAuditEventsResponse
+	7,  // 31: granary.v1.AuditAdminService.ExportTenantAudit:output_type -> granary.v1.ExportAuditResponse
+	10, // 32: granary.v1.AuditAdminService.GetTenantCheckpoint:output_type -> granary.v1.GetCheckpointResponse
+	13, // 33: granary.v1.AuditAdminService.VerifyTenantAudit:output_type -> granary.v1.VerifyAuditResponse
+	26, // [26:34] is the sub-list for method output_type
+	18, // [18:26] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_audit_proto_init() }
