@@ -183,3 +183,44 @@ func TestMigrationsAreASetNotANumber(t *testing.T) {
 		t.Errorf("%d of %d migrations are noted", n, all)
 	}
 }
+
+// What was erased with a tenant before there was a note of it is a former tenant's.
+func TestI1_MigrationNotesWhatFormerTenantsHad(t *testing.T) {
+	url := shared.Database(t)
+	s := openAt(t, url)
+	identity := func(tenant, kind, id string) journal.Identity {
+		return journal.Identity{Tenant: tenant, Kind: kind, ID: id}
+	}
+	for _, c := range []struct {
+		id     journal.Identity
+		erased bool
+	}{
+		{identity("twice", "tenant", "twice"), true}, {identity("twice", "kb", "k"), true}, {identity("twice", "kb", "fresh"), false},
+		{identity("once", "tenant", "once"), false}, {identity("once", "kb", "k"), true},
+	} {
+		f, _, err := s.Acquire(t.Context(), c.id, journal.Claim{Node: "n"})
+		check(t, err)
+		check(t, s.Append(t.Context(), f, journal.Batch{Events: []journal.Event{{Seq: 1, Type: "x"}, {Seq: 2, Type: "x"}}}))
+		if c.erased {
+			check(t, s.Erase(t.Context(), f))
+		}
+	}
+	check(t, s.Close())
+	pc, err := Config{URL: Secret(url)}.parse()
+	check(t, err)
+	db := stdlib.OpenDB(*pc.ConnConfig)
+	for _, query := range []string{`ALTER TABLE owner DROP COLUMN former`, `DELETE FROM schema_version WHERE version_id = 12`, `DELETE FROM schema_sums WHERE version = 12`} {
+		_, err := db.ExecContext(t.Context(), query)
+		check(t, err)
+	}
+	check(t, db.Close())
+	s = openAt(t, url)
+	for id, want := range map[journal.Identity]int64{
+		identity("twice", "tenant", "twice"): 2, identity("twice", "kb", "k"): 2, identity("twice", "kb", "fresh"): 0,
+		identity("once", "tenant", "once"): 0, identity("once", "kb", "k"): 0,
+	} {
+		if o, err := s.Owner(t.Context(), id); err != nil || o.Former != want {
+			t.Errorf("%v: %+v, %v", id, o, err)
+		}
+	}
+}
