@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"time"
 
@@ -91,7 +92,7 @@ func (n *Node) listenMetrics(ctx context.Context) (net.Listener, error) {
 		n.log.Warn("this node shows no metrics: their address is taken; set --metrics", "address", addr, "error", err)
 		return nil, nil
 	case err != nil:
-		return nil, err
+		return nil, fmt.Errorf("metrics.listen: %w", err)
 	case conf != nil:
 		l = tls.NewListener(l, conf)
 	}

@@ -1,6 +1,7 @@
 package node_test
 
 import (
+	"context"
 	"crypto/tls"
 	"database/sql"
 	"errors"
@@ -178,8 +179,43 @@ func TestF1_NodesOfAClusterShowTheirPools_D4(t *testing.T) {
 			t.Errorf("node %d shows the metrics of another", i)
 		}
 	}
+	host := c.Add(func(cfg *node.Config) { cfg.Cluster.Roles = []string{"host"} })
+	if m := host.Metrics(t); !m.Has("granary_activations") || m.Has("granary_audit_records_total") || m.Has("granary_http_requests_in_flight") {
+		t.Error("a node without clients shows a door, or nothing")
+	}
 	if a, b := c.Nodes[0].Metrics(t).Sum("granary_api_requests_total"), c.Nodes[1].Metrics(t).Sum("granary_api_requests_total"); a == 0 || b != 0 {
 		t.Errorf("%v calls of the first node, %v of the second", a, b)
+	}
+}
+
+// F1: a node that waits for its database can be seen.
+func TestF1_MetricsAreServedBeforeTheStoreIsThere(t *testing.T) {
+	c := nodetest.StartCluster(t, pg.Database(t), 1)
+	addr := nodetest.FreeAddr(t)
+	m := c.Make(func(cfg *node.Config) { cfg.Metrics.Listen = addr })
+	m.Store.Cut()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	began := make(chan error, 1)
+	go func() { began <- m.Begin(ctx) }()
+	nodetest.Await(t, "metrics of a node without a store", func() bool {
+		r, err := http.Get("http://" + addr + "/metrics")
+		if err == nil {
+			_ = r.Body.Close()
+		}
+		return err == nil && r.StatusCode == http.StatusOK
+	})
+	select {
+	case err := <-began:
+		t.Errorf("it started without its store: %v", err)
+	default:
+		cancel()
+		if err := <-began; err == nil {
+			t.Error("it started although it was told to stop")
+		}
+	}
+	if _, err := net.Dial("tcp", addr); err == nil {
+		t.Error("its metrics are still served")
 	}
 }
 
