@@ -152,11 +152,15 @@ func (s tenantAdmin) ResumeTenant(ctx context.Context, req *v1.ResumeTenantReque
 	return &v1.ResumeTenantResponse{Tenant: t}, nil
 }
 
-// DeleteTenant implements the service.
+// DeleteTenant implements the service. It answers when the deletion is in force on every
+// node: from then on nobody finds anything.
 func (s tenantAdmin) DeleteTenant(ctx context.Context, req *v1.DeleteTenantRequest) (*v1.DeleteTenantResponse, error) {
 	s.record(ctx, slog.String("tenant", req.GetName()))
 	t, err := s.ask(ctx, req.GetName(), &nodev1.TenantCall{Operation: &nodev1.TenantCall_DeleteTenant{DeleteTenant: req}}, taken(&req.RequestId))
 	if err != nil {
+		return nil, err
+	}
+	if err := pause(ctx, standingLife); err != nil {
 		return nil, err
 	}
 	return &v1.DeleteTenantResponse{Tenant: t}, nil

@@ -29,6 +29,7 @@ type clusterOptions struct {
 	spaces bool   // each node and PostgreSQL in a network namespace of its own
 	fsync  bool   // of PostgreSQL
 	config string // a configuration file's content, beside the flags
+	crash  bool   // nodes have crash points
 }
 
 // cluster is a private PostgreSQL and some processes of the real binary.
@@ -55,6 +56,7 @@ type member struct {
 	name, data   string
 	api          string
 	args         []string
+	crashAt      string // file of its crash points; "" for the binary without
 	dial         func(ctx context.Context, network, addr string) (net.Conn, error)
 	log          *os.File
 	probe        *http.Client
@@ -81,7 +83,11 @@ func newCluster(t *testing.T, o clusterOptions) *cluster {
 	}
 	c.startPostgres(t, o)
 	for i := range o.nodes {
-		c.members = append(c.members, c.newMember(t, i))
+		m := c.newMember(t, i)
+		if o.crash {
+			m.crashAt = filepath.Join(m.data, "crash")
+		}
+		c.members = append(c.members, m)
 	}
 	t.Cleanup(func() { c.finish(t) })
 	for _, m := range c.members {
@@ -198,7 +204,16 @@ func (m *member) start() error {
 		return fmt.Errorf("%s runs already", m.name)
 	}
 	_, _ = fmt.Fprintf(m.log, "=== %s start\n", time.Now().UTC().Format(time.RFC3339Nano))
-	cmd := exec.Command(binary, m.args...)
+	path, env := binary, os.Environ()
+	if m.crashAt != "" {
+		var err error
+		if path, err = crashBinary(); err != nil {
+			return err
+		}
+		env = append(env, "GRANARY_CRASHPOINTS="+m.crashAt)
+	}
+	cmd := exec.Command(path, m.args...)
+	cmd.Env = env
 	cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = m.log, m.log, childAttributes()
 	if err := m.within(cmd.Start); err != nil {
 		return fmt.Errorf("start %s: %w", m.name, err)

@@ -121,6 +121,12 @@ func (c *crashing) crashAt(n int, by party, target string) (step string) {
 			c.start()
 		case <-time.After(300 * time.Millisecond):
 			disarm(c.arm)
+			select {
+			case <-c.ended: // it was about to
+				step = died(c.arm)
+				c.start()
+			case <-time.After(200 * time.Millisecond):
+			}
 		}
 	}
 	if asked != nil { // not acknowledged: who asked says it again
