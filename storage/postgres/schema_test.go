@@ -17,6 +17,7 @@ import (
 
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/storage/internal/schema"
+	"granary.dev/granary/storage/pgtest"
 )
 
 // migrateTo brings a database to what a later version of granary would.
@@ -186,7 +187,9 @@ func TestMigrationsAreASetNotANumber(t *testing.T) {
 
 // What was erased with a tenant before there was a note of it is a former tenant's.
 func TestI1_MigrationNotesWhatFormerTenantsHad(t *testing.T) {
-	url := shared.Database(t)
+	srv := ownServer(t, pgtest.Options{}) // a login as operators should have one, that no row is shown
+	check(t, srv.Do(t.Context(), "postgres", `CREATE ROLE app LOGIN PASSWORD 'app' CREATEROLE`), srv.Do(t.Context(), "postgres", `CREATE DATABASE kb OWNER app`))
+	url := strings.Replace(srv.URL("kb"), "granary:"+srv.Password(), "app:app", 1)
 	s := openAt(t, url)
 	identity := func(tenant, kind, id string) journal.Identity {
 		return journal.Identity{Tenant: tenant, Kind: kind, ID: id}
