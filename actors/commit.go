@@ -113,8 +113,9 @@ func claimedBlob(e kb.Event) string {
 }
 
 // flush starts a commit of what is queued unless one is in flight. wakeup says
-// whether unfinished work must be findable without this activation.
-func (c *core) flush(wakeup bool) {
+// whether unfinished work must be findable without this activation; later tells when a
+// grain that owes nothing will, the zero time: never.
+func (c *core) flush(wakeup bool, later func() time.Time) {
 	if c.broken != nil || len(c.inflight) > 0 || len(c.queue) == 0 {
 		return
 	}
@@ -141,16 +142,16 @@ func (c *core) flush(wakeup bool) {
 	}
 	// What is cut off may owe work that the state, which has it all, does not.
 	wakeup = wakeup || len(c.queue) > 0 && c.id.Kind == KindKB
-	c.setWakeup(&b, wakeup)
+	c.setWakeup(&b, wakeup, later)
 	go c.commit(c.fence, c.owned, b)
 }
 
 // setWakeup keeps the row in step: for work that is there, or else for the next
 // that time brings.
-func (c *core) setWakeup(b *journal.Batch, owes bool) {
+func (c *core) setWakeup(b *journal.Batch, owes bool, later func() time.Time) {
 	var due time.Time
-	if !owes && c.later != nil {
-		due = c.later()
+	if !owes {
+		due = later()
 	}
 	set := owes || !due.IsZero()
 	if set == c.wakeSet && due.Equal(c.wakeDue) {

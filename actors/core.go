@@ -48,14 +48,17 @@ type state interface {
 // decisions one commit at a time, and hands the grain over on leaving. All
 // methods run on the grain's mailbox unless they say otherwise.
 type core struct {
-	deps  *Deps
-	id    journal.Identity
-	root  *actor.RootContext
-	self  *actor.PID
-	phase phase
+	deps *Deps
+	id   journal.Identity
+	root *actor.RootContext
+	self *actor.PID
+
+	phase    phase
+	owned    bool // fence is valid; a grain never written to owns nothing yet
+	wakeSet  bool // a wake-up row exists
+	stopping bool // drain asked for
 
 	fence     journal.Fence
-	owned     bool   // fence is valid; a grain never written to owns nothing yet
 	proof     lease  // the term of the lease for which fence is known to be the current one
 	head      int64  // last decided sequence number
 	committed int64  // last committed one
@@ -63,14 +66,11 @@ type core struct {
 	queue     []*write
 	inflight  []*write // of the commit under way, or of the one in doubt
 	waiting   []call
-	reads     *readers         // nil when no read waits for the store
-	snapshot  int64            // sequence number of the stored snapshot
-	wakeSet   bool             // a wake-up row exists
-	wakeDue   time.Time        // when it is due if it stands for work to come; zero: the work is there
-	later     func() time.Time // when a grain that owes nothing will; nil or zero: never
-	broken    error            // why this activation ended; nothing more is decided
-	stopping  bool             // drain asked for
-	giveUp    func()           // ends what runs to load, to find out about a doubt, or to release
+	reads     *readers  // nil when no read waits for the store
+	snapshot  int64     // sequence number of the stored snapshot
+	wakeDue   time.Time // when it is due if it stands for work to come; zero: the work is there
+	broken    error     // why this activation ended; nothing more is decided
+	giveUp    func()    // ends what runs to load, to find out about a doubt, or to release
 	overdue   *time.Timer
 }
 

@@ -107,10 +107,10 @@ type settings struct {
 }
 
 func newKBGrain(d *Deps, id journal.Identity) *kbGrain {
-	g := &kbGrain{core: core{deps: d, id: id}}
-	g.later = g.nextExpiry
-	return g
+	return &kbGrain{core: core{deps: d, id: id}}
 }
+
+func (g *kbGrain) flush(wakeup bool) { g.core.flush(wakeup, g.nextExpiry) }
 
 // kbState adapts kb.KB to the core.
 type kbState struct {

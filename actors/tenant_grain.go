@@ -34,10 +34,10 @@ type tenantGrain struct {
 }
 
 func newTenantGrain(d *Deps, id journal.Identity) *tenantGrain {
-	g := &tenantGrain{core: core{deps: d, id: id}}
-	g.later = g.dueLater
-	return g
+	return &tenantGrain{core: core{deps: d, id: id}}
 }
+
+func (g *tenantGrain) flush(wakeup bool) { g.core.flush(wakeup, g.dueLater) }
 
 type tenantState struct{ *kb.Tenant }
 

@@ -43,7 +43,7 @@ func TestRingKeepsOrderWhileItGrowsAndWraps(t *testing.T) {
 		}
 		out = v + 1
 	}
-	if r.release(); r.slots != nil {
+	if r.release(); r.queue != nil {
 		t.Error("an empty ring kept its memory")
 	}
 }

@@ -1,8 +1,10 @@
 package cluster
 
-// ring is a first-in-first-out queue that allocates nothing until it is used.
-// Its capacity is a power of two and doubles; the owner bounds its length.
-type ring[T any] struct {
+// ring is a first-in-first-out queue that is a nil pointer until it is used. Its
+// capacity is a power of two and doubles; the owner bounds its length.
+type ring[T any] struct{ *queue[T] }
+
+type queue[T any] struct {
 	slots []T
 	head  uint32
 	count uint32
@@ -11,9 +13,17 @@ type ring[T any] struct {
 // smallRing is the capacity that a ring starts with and shrinks back to.
 const smallRing = 4
 
-func (r *ring[T]) len() int { return int(r.count) }
+func (r *ring[T]) len() int {
+	if r.queue == nil {
+		return 0
+	}
+	return int(r.count)
+}
 
 func (r *ring[T]) push(v T) {
+	if r.queue == nil {
+		r.queue = &queue[T]{}
+	}
 	if int(r.count) == len(r.slots) {
 		r.resize(max(smallRing, 2*len(r.slots)))
 	}
@@ -22,7 +32,7 @@ func (r *ring[T]) push(v T) {
 }
 
 func (r *ring[T]) pop() (v T, ok bool) {
-	if r.count == 0 {
+	if r.len() == 0 {
 		return v, false
 	}
 	var zero T
@@ -35,7 +45,7 @@ func (r *ring[T]) pop() (v T, ok bool) {
 
 // retain drops every element that keep refuses and keeps the order.
 func (r *ring[T]) retain(keep func(T) bool) {
-	for range r.count {
+	for range r.len() {
 		if v, _ := r.pop(); keep(v) {
 			r.push(v)
 		}
@@ -44,8 +54,8 @@ func (r *ring[T]) retain(keep func(T) bool) {
 
 // release gives the memory of an empty ring back.
 func (r *ring[T]) release() {
-	if r.count == 0 {
-		*r = ring[T]{}
+	if r.len() == 0 {
+		r.queue = nil
 	}
 }
 

@@ -2,7 +2,6 @@ package kb
 
 import (
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -59,7 +58,7 @@ func (k *KB) applyDocument(seq int64, at time.Time, e Event) error {
 // applyStarted moves the document to the stage its durable work allows. That may
 // be an earlier one than the former run reached, so it goes through the queue.
 func (k *KB) applyStarted(seq int64, at time.Time, e *DocumentStarted) error {
-	if old := k.docs[e.ID]; old != nil && !old.State.Pending() || !e.Stage.Processing() {
+	if old := k.Document(e.ID); old != nil && !old.State.Pending() || !e.Stage.Processing() {
 		return fmt.Errorf("document %q cannot start at %s", e.ID, e.Stage)
 	}
 	if err := k.change(seq, at, e.ID, e.Version, StateQueued, func(*Document) {}); err != nil {
@@ -118,17 +117,12 @@ func (k *KB) applyIndexed(seq int64, at time.Time, e *DocumentIndexed) error {
 }
 
 func (k *KB) applyAdded(seq int64, at time.Time, e *DocumentAdded) error {
-	old := k.docs[e.ID]
+	old := k.Document(e.ID)
 	if old == nil {
-		if k.docs == nil {
-			k.docs, k.byHash = make(map[string]*Document), make(map[string]string)
-		}
 		d := &Document{ID: e.ID, Created: at, CreatedSeq: seq}
 		fillVersion(d, e, at)
-		k.docs[e.ID] = d
-		k.order = append(k.order, e.ID)
 		d.Updated, d.UpdatedSeq = at, seq
-		k.account(nil, d)
+		k.insert(d)
 		return nil
 	}
 	if e.Version != old.Version+1 {
@@ -147,7 +141,7 @@ func fillVersion(d *Document, e *DocumentAdded, at time.Time) {
 
 // change replaces a document by a changed copy in state to. version 0 means any.
 func (k *KB) change(seq int64, at time.Time, id string, version int64, to DocumentState, edit func(*Document)) error {
-	old := k.docs[id]
+	old := k.Document(id)
 	if old == nil {
 		return fmt.Errorf("document %q is not there", id)
 	}
@@ -160,21 +154,18 @@ func (k *KB) change(seq int64, at time.Time, id string, version int64, to Docume
 	d := old.clone()
 	edit(d)
 	d.State, d.Updated, d.UpdatedSeq = to, at, seq
-	k.docs[id] = d
+	k.replace(d)
 	k.account(old, d)
 	return nil
 }
 
 func (k *KB) applyDeleted(id string) error {
-	d := k.docs[id]
+	d := k.Document(id)
 	if d == nil || d.State != StateDeleting {
 		return fmt.Errorf("document %q is not being deleted", id)
 	}
 	k.account(d, nil)
-	delete(k.docs, id)
-	if i := slices.Index(k.order, id); i >= 0 {
-		k.order = slices.Delete(k.order, i, i+1)
-	}
+	k.remove(d)
 	return nil
 }
 
@@ -191,23 +182,15 @@ func (k *KB) account(old, now *Document) {
 		k.chunks += now.liveChunks()
 	}
 	k.schedule(old, now)
-	if old.owns() == now.owns() {
+	if k.lookup == nil || old.owns() == now.owns() {
 		return // most changes: disown may have to look at every document
 	}
 	if old != nil {
 		k.disown(old)
 	}
 	if now != nil {
-		k.own(now)
+		k.lookup.own(now)
 	}
-}
-
-// owns gives the hash and URL the document keeps others from adding.
-func (d *Document) owns() [2]string {
-	if d == nil || d.State == StateDeleting {
-		return [2]string{}
-	}
-	return [2]string{d.Source.SHA256, d.Source.URL}
 }
 
 func (d *Document) liveChunks() int64 {
@@ -215,52 +198,4 @@ func (d *Document) liveChunks() int64 {
 		return 0
 	}
 	return int64(d.Live.Chunks)
-}
-
-// own records the document as the one that has its source, unless it is on its
-// way out. Of several (NEW_VERSION, a named id) the oldest document is the owner,
-// whatever the order of changes: a restored state must answer as this one does.
-func (k *KB) own(d *Document) {
-	source := d.owns()
-	k.byHash = k.claim(k.byHash, source[0], d)
-	k.byURL = k.claim(k.byURL, source[1], d)
-}
-
-func (k *KB) claim(owners map[string]string, source string, d *Document) map[string]string {
-	if source == "" {
-		return owners
-	}
-	if owners == nil {
-		owners = make(map[string]string)
-	}
-	owner, taken := owners[source]
-	if taken && owner != d.ID {
-		k.shared++
-	}
-	if !taken || d.CreatedSeq < k.docs[owner].CreatedSeq {
-		owners[source] = d.ID
-	}
-	return owners
-}
-
-// disown gives the document's source up; another document that has it too
-// becomes its owner, so that the duplicate rule goes on holding.
-func (k *KB) disown(d *Document) {
-	lostHash := d.Source.SHA256 != "" && k.byHash[d.Source.SHA256] == d.ID
-	lostURL := d.Source.URL != "" && k.byURL[d.Source.URL] == d.ID
-	if lostHash {
-		delete(k.byHash, d.Source.SHA256)
-	}
-	if lostURL {
-		delete(k.byURL, d.Source.URL)
-	}
-	if k.shared == 0 || (!lostHash && !lostURL) {
-		return
-	}
-	for _, id := range k.order {
-		if o := k.docs[id]; o != nil && id != d.ID && o.State != StateDeleting &&
-			(lostHash && o.Source.SHA256 == d.Source.SHA256 || lostURL && o.Source.URL == d.Source.URL) {
-			k.own(o)
-		}
-	}
 }

@@ -161,7 +161,7 @@ func (k *KB) Add(r AddRequest) (events []Event, id string, existing *Document, e
 	if err := r.check(); err != nil {
 		return nil, "", nil, err
 	}
-	named, same := k.docs[r.ID], k.sameSource(r.Source)
+	named, same := k.Document(r.ID), k.sameSource(r.Source)
 	if r.Distinct {
 		same = nil
 	}
@@ -235,9 +235,9 @@ func (d *Document) has(s Source) bool {
 
 func (k *KB) sameSource(s Source) *Document {
 	if s.SHA256 != "" {
-		return k.docs[k.byHash[s.SHA256]]
+		return k.ownerOfHash(s.SHA256)
 	}
-	return k.docs[k.byURL[s.URL]]
+	return k.ownerOfURL(s.URL)
 }
 
 func (k *KB) addNew(r AddRequest) ([]Event, string, *Document, error) {
@@ -285,7 +285,7 @@ func (k *KB) checkLimits(r AddRequest, old *Document) error {
 // with STORAGE_LIMIT, or with a *StorageShort if the tenant may grant more. Ask it before
 // [KB.Fetched]: the size of a URL's bytes was not known when [KB.Add] checked the limits.
 func (k *KB) CheckStorage(id string, size int64, limits Limits, granted *int64) error {
-	return k.checkStorage(k.docs[id], size, limits, granted)
+	return k.checkStorage(k.Document(id), size, limits, granted)
 }
 
 // StorageShort says how many bytes the knowledge base needs beyond what it was granted.
@@ -333,7 +333,7 @@ func (k *KB) Find(id string) (*Document, error) {
 	if err := k.Exists(); err != nil {
 		return nil, err
 	}
-	d := k.docs[id]
+	d := k.Document(id)
 	if d == nil || d.State == StateDeleting {
 		return nil, NoDocument(k.id, id)
 	}

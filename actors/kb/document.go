@@ -129,10 +129,8 @@ type Document struct {
 	Name        string            `json:"name,omitempty"` // display name, usually a file name
 	MediaType   string            `json:"media_type,omitempty"`
 	Metadata    map[string]string `json:"metadata,omitempty"`
-	OnDuplicate OnDuplicate       `json:"on_duplicate,omitempty"`
 	Chunking    *ChunkingConfig   `json:"chunking,omitempty"` // override for this document
 	Version     int64             `json:"version"`
-	State       DocumentState     `json:"state"`
 	Source      Source            `json:"source"`
 	Attempt     string            `json:"attempt,omitempty"`  // current attempt of the newest version
 	Chunked     int               `json:"chunked,omitempty"`  // chunks the current attempt has durably written; 0 before
@@ -140,7 +138,9 @@ type Document struct {
 	Runs        int               `json:"runs,omitempty"`     // processing runs of this version
 	Failures    int               `json:"failures,omitempty"` // runs that ended in a retryable error
 	Crashes     int               `json:"crashes,omitempty"`  // runs that ended with nobody to tell
-	Running     bool              `json:"running,omitempty"`  // a run started and has not ended
+	State       DocumentState     `json:"state"`
+	OnDuplicate OnDuplicate       `json:"on_duplicate,omitempty"`
+	Running     bool              `json:"running,omitempty"` // a run started and has not ended
 	RetryAt     time.Time         `json:"retry_at,omitzero"`
 	Error       *DocumentError    `json:"error,omitempty"`
 	Content     Content           `json:"content"`

@@ -82,7 +82,7 @@ func (k *KB) applyErasing(e *Erasing) error {
 
 // applyDocErasing notes how much of a document there is to remove.
 func (k *KB) applyDocErasing(seq int64, at time.Time, e *DocumentErasing) error {
-	old := k.docs[e.ID]
+	old := k.Document(e.ID)
 	if old == nil || old.State != StateDeleting {
 		return fmt.Errorf("document %q is not being deleted", e.ID)
 	}
@@ -90,7 +90,7 @@ func (k *KB) applyDocErasing(seq int64, at time.Time, e *DocumentErasing) error 
 	next := d.Doom()
 	next.Counts = &e.Counts
 	d.Erasure, d.Updated, d.UpdatedSeq = &next, at, seq
-	k.docs[e.ID] = d
+	k.replace(d)
 	return nil
 }
 

@@ -2,7 +2,6 @@ package kb
 
 import (
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -34,12 +33,9 @@ type KB struct {
 	created       time.Time
 	updated       time.Time
 
-	docs   map[string]*Document
-	order  []string          // document ids by creation
-	byHash map[string]string // source hash → document that owns it
-	byURL  map[string]string // source URL → document that owns it
-	shared int               // documents that found their hash or URL owned by another
-	counts [StateDeleting + 1]int
+	docs   []*Document // by creation
+	lookup *lookup     // nil while they are few
+	counts [StateDeleting + 1]int32
 	bytes  int64 // sum of the newest versions' source sizes
 	chunks int64 // sum of live chunks
 
@@ -115,10 +111,7 @@ func (k *KB) Chunks() int64 { return k.chunks }
 func (k *KB) Len() int { return len(k.docs) }
 
 // Count counts documents in a state.
-func (k *KB) Count(s DocumentState) int { return k.counts[s] }
-
-// Document gives a document, nil when it is not there.
-func (k *KB) Document(id string) *Document { return k.docs[id] }
+func (k *KB) Count(s DocumentState) int { return int(k.counts[s]) }
 
 // Etag changes with every change of name, description or settings.
 func (k *KB) Etag() string { return fmt.Sprintf("%s-%d", k.uid, k.configVersion) }
@@ -127,15 +120,15 @@ func (k *KB) Etag() string { return fmt.Sprintf("%s-%d", k.uid, k.configVersion)
 func (k *KB) Pending() int {
 	n := 0
 	for s := StateQueued; s <= StateIndexing; s++ {
-		n += k.counts[s]
+		n += int(k.counts[s])
 	}
 	return n
 }
 
 // All visits every document in order of creation until yield says stop.
 func (k *KB) All(yield func(*Document) bool) {
-	for _, id := range k.order {
-		if d := k.docs[id]; d != nil && !yield(d) {
+	for _, d := range k.docs {
+		if d != nil && !yield(d) { // nil: deleted meanwhile
 			return
 		}
 	}
@@ -144,11 +137,8 @@ func (k *KB) All(yield func(*Document) bool) {
 // After visits the documents created after a sequence number, in order, until
 // yield says stop.
 func (k *KB) After(seq int64, yield func(*Document) bool) {
-	at, _ := slices.BinarySearchFunc(k.order, seq+1, func(id string, want int64) int {
-		return int(min(max(k.docs[id].CreatedSeq-want, -1), 1))
-	})
-	for _, id := range k.order[at:] {
-		if !yield(k.docs[id]) {
+	for _, d := range k.docs[k.place(seq+1):] {
+		if !yield(d) {
 			return
 		}
 	}

@@ -62,7 +62,7 @@ func (p RetryPolicy) Delay(failures int, jitter float64) time.Duration {
 // Start decides the next run of a pending document. A run goes on where the
 // durable work ends: with chunks written it embeds, with bytes stored it parses.
 func (k *KB) Start(id, attempt string) ([]Event, error) {
-	d := k.docs[id]
+	d := k.Document(id)
 	if k.phase != PhaseActive || d == nil || !d.State.Pending() {
 		return nil, ErrStale
 	}
@@ -101,7 +101,7 @@ func stageOf(s DocumentState) string {
 // the run's report moves it on to state to. A run that was paused or failed has
 // ended, although its attempt may be taken up again.
 func (k *KB) current(id string, version int64, attempt string, to DocumentState) (*Document, error) {
-	d := k.docs[id]
+	d := k.Document(id)
 	if k.phase != PhaseActive || d == nil || !d.Running || d.Version != version || d.Attempt != attempt || !CanMove(d.State, to) {
 		return nil, ErrStale
 	}
@@ -118,7 +118,7 @@ func (k *KB) Fetched(id string, version int64, attempt string, source Source, me
 	if source.URL == "" {
 		source.URL = d.Source.URL // the URL asked for goes on being a duplicate's sign
 	}
-	if same := k.docs[k.byHash[source.SHA256]]; same != nil && same.ID != id && d.OnDuplicate != DuplicateNewVersion {
+	if same := k.ownerOfHash(source.SHA256); same != nil && same.ID != id && d.OnDuplicate != DuplicateNewVersion {
 		return []Event{&DocumentFailed{ID: id, Version: version, Error: DocumentError{
 			Reason: ReasonDuplicate, Stage: "fetch",
 			Message: "document " + same.ID + " has the same content",

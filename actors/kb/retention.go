@@ -136,7 +136,7 @@ type expiry struct {
 
 // expires reports whether e is true of a document.
 func (k *KB) expires(e expiry) bool {
-	d := k.docs[e.id]
+	d := k.Document(e.id)
 	return d != nil && d.State != StateDeleting && k.retention.ExpiryOf(d).Equal(e.at)
 }
 

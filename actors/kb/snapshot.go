@@ -57,18 +57,18 @@ func Restore(id string, data []byte) (*KB, error) {
 	k := &KB{id: id, phase: im.Phase, uid: im.UID, name: im.DisplayName, descr: im.Description, config: im.Config,
 		configVersion: im.ConfigVersion, workspace: im.Workspace, retention: im.Retention, listed: im.Listed, revision: im.Revision, firstSeq: im.FirstSeq, importing: im.Importing, erasure: im.Erasure, created: im.Created, updated: im.Updated}
 	if len(im.Documents) > 0 {
-		k.docs = make(map[string]*Document, len(im.Documents))
-		k.order = make([]string, 0, len(im.Documents))
+		k.docs = make([]*Document, 0, len(im.Documents))
+	}
+	if len(im.Documents) > fewDocs {
+		k.lookup = newLookup(len(im.Documents))
 	}
 	last := int64(0)
 	for _, d := range im.Documents {
-		if d == nil || k.docs[d.ID] != nil || d.State == StateNone || d.State > StateDeleting || d.CreatedSeq <= last {
+		if d == nil || k.Document(d.ID) != nil || d.State == StateNone || d.State > StateDeleting || d.CreatedSeq <= last {
 			return nil, fmt.Errorf("kb: snapshot of %q: its documents are not in order", id)
 		}
 		last = d.CreatedSeq
-		k.docs[d.ID] = d
-		k.order = append(k.order, d.ID)
-		k.account(nil, d)
+		k.insert(d)
 	}
 	return k, nil
 }

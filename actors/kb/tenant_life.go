@@ -28,14 +28,14 @@ func (s TenantState) Admits() error {
 
 // tenantLife is what operators decided of a tenant.
 type tenantLife struct {
-	Created     bool      `json:"created,omitempty"` // explicitly, by an operator
 	DisplayName string    `json:"display_name,omitempty"`
 	Tier        Tier      `json:"tier,omitempty"` // "": the server's default
 	Overrides   Limits    `json:"overrides,omitzero"`
 	Version     int64     `json:"version,omitempty"` // rises with each change of what is above
-	Suspended   bool      `json:"suspended,omitempty"`
-	Reason      string    `json:"reason,omitempty"` // of the suspension
+	Reason      string    `json:"reason,omitempty"`  // of the suspension
 	PurgeAt     time.Time `json:"purge_at,omitzero"`
+	Created     bool      `json:"created,omitempty"` // explicitly, by an operator
+	Suspended   bool      `json:"suspended,omitempty"`
 	Purging     bool      `json:"purging,omitempty"`
 }
 

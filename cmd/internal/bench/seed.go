@@ -68,12 +68,16 @@ func seedJournal(ctx context.Context, store *watchedStore, id journal.Identity, 
 		return err
 	}
 	b := journal.Batch{Head: head}
+	var hash []byte
 	for i, e := range events {
 		typ, data, err := kb.EncodeEvent(e)
 		if err != nil {
 			return err
 		}
-		b.Events = append(b.Events, journal.Event{Seq: head + int64(i) + 1, Time: time.Now().UTC(), Type: typ, Data: data, Principal: "seed"})
+		entry := journal.Event{Seq: head + int64(i) + 1, Time: time.Now().UTC().Truncate(time.Microsecond), Type: typ, Data: data, Principal: "seed"}
+		hash = journal.Link(hash, id, entry)
+		entry.Hash = hash
+		b.Events = append(b.Events, entry)
 	}
 	return errors.Join(store.Append(ctx, fence, b), store.Release(ctx, fence))
 }
