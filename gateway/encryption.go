@@ -22,6 +22,17 @@ type Keys interface {
 	Rotate(ctx context.Context, tenant string) (TenantKeys, error)
 	// RotateMaster works for some seconds; complete is false while keys are left.
 	RotateMaster(ctx context.Context) (master string, wrapped int, complete bool, err error)
+	// Reencrypt works for some seconds, from a position that is as opaque as that of List.
+	Reencrypt(ctx context.Context, tenant, from string) (Reencryption, error)
+}
+
+// Reencryption is what one call has written anew.
+type Reencryption struct {
+	Seen, Sealed, Broken int64
+	Stage, Next          string // "" at the end of a pass
+	Destroyed            int    // earlier keys
+	Complete             bool
+	NotBefore            time.Time // zero: does not matter
 }
 
 // TenantKeys is what may be known of a tenant's keys.
@@ -91,6 +102,30 @@ func (s encryption) RotateMasterKey(ctx context.Context, _ *v1.RotateMasterKeyRe
 		return nil, err
 	}
 	return &v1.RotateMasterKeyResponse{MasterKeyId: master, WrappedCount: int32(wrapped), Complete: complete}, nil
+}
+
+// ReencryptTenant implements the service.
+func (s encryption) ReencryptTenant(ctx context.Context, req *v1.ReencryptTenantRequest) (*v1.ReencryptTenantResponse, error) {
+	from, err := parsePosition(req.GetPageToken(), "reencryption")
+	if err != nil {
+		return nil, err
+	}
+	keys, err := s.keys()
+	if err != nil {
+		return nil, err
+	}
+	tenant := strings.TrimPrefix(req.GetTenant(), tenantsPrefix)
+	s.record(ctx, slog.String("reencrypted_tenant", tenant))
+	r, err := keys.Reencrypt(ctx, tenant, from)
+	if err != nil {
+		return nil, err
+	}
+	out := &v1.ReencryptTenantResponse{SeenCount: r.Seen, SealedCount: r.Sealed, BrokenCount: r.Broken, Stage: r.Stage,
+		NextPageToken: position(r.Next, "reencryption"), DestroyedCount: int32(r.Destroyed), Complete: r.Complete}
+	if !r.NotBefore.IsZero() {
+		out.NotBefore = timestamppb.New(r.NotBefore)
+	}
+	return out, nil
 }
 
 func encodeKeys(k TenantKeys) *v1.TenantKeys {

@@ -50,7 +50,7 @@ func streamRequests(t *testing.T) map[string][]string {
 var asksNoGrain = []string{
 	"WhoAmI", "AppendUpload", // of the call alone
 	"ListNodes", "GetView", "GetPlacement", "ListActivations", "GetClusterHealth", "DrainNode", "RelocateTenant", "Rebalance", "ListDeadLetters",
-	"ListKeys", "RotateKey", "RotateMasterKey",
+	"ListKeys", "RotateKey", "RotateMasterKey", "ReencryptTenant",
 	"ListAuditEvents", "GetCheckpoint", "ExportAudit", "VerifyAudit",
 	"ListTenantAuditEvents", "GetTenantCheckpoint", "ExportTenantAudit", "VerifyTenantAudit",
 	"GetErasureReceipt", "ListErasureReceipts", "GetReceiptKey", "ListTenantErasures",

@@ -50,6 +50,7 @@ var permissions = map[string]permission{
 	"/granary.v1.DocumentService/ReprocessDocument":        {RoleEditor, scopeKnowledgeBase},
 	"/granary.v1.DocumentService/UploadDocument":           {RoleEditor, scopeKnowledgeBase},
 	"/granary.v1.EncryptionService/ListKeys":               {RoleOperator, scopeCluster},
+	"/granary.v1.EncryptionService/ReencryptTenant":        {RoleOperator, scopeCluster},
 	"/granary.v1.EncryptionService/RotateKey":              {RoleOperator, scopeCluster},
 	"/granary.v1.EncryptionService/RotateMasterKey":        {RoleOperator, scopeCluster},
 	"/granary.v1.ErasureAdminService/ListTenantErasures":   {RoleOperator, scopeCluster},

@@ -44,7 +44,7 @@ func unaryMethods(t *testing.T) map[string]string {
 		"SuspendTenant": `{"name":"acme"}`, "ResumeTenant": `{"name":"acme"}`, "DeleteTenant": `{"name":"acme"}`, "UndeleteTenant": `{"name":"acme"}`,
 		"ListAuditEvents": `{}`, "GetCheckpoint": `{}`, "ListTenantAuditEvents": `{"tenant":"acme"}`, "GetTenantCheckpoint": `{"tenant":"acme"}`,
 
-		"ListKeys": `{}`, "RotateKey": `{"tenant":"acme"}`, "RotateMasterKey": `{}`,
+		"ListKeys": `{}`, "RotateKey": `{"tenant":"acme"}`, "RotateMasterKey": `{}`, "ReencryptTenant": `{"tenant":"acme"}`,
 		"GetErasureReceipt": `{"name":"erasureReceipts/0123456789abcdef0123456789abcdef"}`, "ListErasureReceipts": `{}`,
 		"GetReceiptKey": `{}`, "ListTenantErasures": `{}`,
 	}

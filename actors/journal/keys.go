@@ -87,3 +87,54 @@ type SealedStore interface {
 	// SaveIndexFrom is [Store.SaveIndex] of size bytes that are read as they are written.
 	SaveIndexFrom(ctx context.Context, f Fence, r io.Reader, size int64) error
 }
+
+// SealedRow is a row with a value that a sealing layer wrote.
+type SealedRow struct {
+	Key  []string // names the row inside its tenant and kind; they are listed in its order
+	At   []string // what the value is bound to, see the kinds
+	Data []byte   // nil: sealed with the key that was asked for
+}
+
+// Kinds of rows that hold sealed values, and what their At says. Blobs and search
+// indexes are larger than rows: of a blob Data is its note and the head of its first
+// frame, of an index it is the head and the beginning of the first frame.
+const (
+	SealedEvents      = "events"       // kind, id, seq, type
+	SealedSnapshots   = "snapshots"    // kind, id, seq
+	SealedResponses   = "idempotency"  // kind, id, principal, method, key, expires in Unix milliseconds
+	SealedDeadLetters = "dead_letters" // kind, id, key
+	SealedChunks      = "chunks"       // uid, attempt, ordinal
+	SealedVectors     = "vectors"      // uid, model, hash, space
+)
+
+// SealedBlob is a blob as a sealing layer wrote it.
+type SealedBlob struct {
+	ID   string
+	Note []byte
+	Head []byte // its first bytes, up to [SealedHead]
+}
+
+// SealedHead is how many of a large thing's first bytes tell its key.
+const SealedHead = 64
+
+// ResealStore lets a sealing layer write anew what it wrote before: under another key,
+// the value being the same. Nothing of it needs a fence, as what a reader finds means
+// the same before and after.
+type ResealStore interface {
+	// SealedRows lists up to limit rows of a kind after a key, nil starting; values of
+	// which bytes 3 to 7 are done come without their data.
+	SealedRows(ctx context.Context, tenant, kind string, done []byte, after []string, limit int) ([]SealedRow, error)
+	// PutSealed writes data in place of row's; false when something else is there by now.
+	PutSealed(ctx context.Context, tenant, kind string, row SealedRow, data []byte) (bool, error)
+	// SealedBlobs lists up to limit blobs that have a note after an id, "" starting.
+	SealedBlobs(ctx context.Context, tenant, after string, limit int) ([]SealedBlob, error)
+	// PutSealedBlob writes a blob's bytes, of the same length, and its note in place of b's;
+	// false when it is gone or has another note by now. Who reads it meanwhile may read
+	// some bytes of before and some of after.
+	PutSealedBlob(ctx context.Context, tenant string, b SealedBlob, r io.Reader, note []byte) (bool, error)
+	// SealedIndexes lists up to limit search indexes after a key, with their first bytes and
+	// as At kind, id and generation.
+	SealedIndexes(ctx context.Context, tenant string, after []string, limit int) ([]SealedRow, error)
+	// DropIndex forgets a search index if it is still of row's generation: it can be built again.
+	DropIndex(ctx context.Context, tenant string, row SealedRow) error
+}

@@ -10,6 +10,7 @@ import (
 	"hash"
 	"io"
 	"sync"
+	"time"
 
 	"granary.dev/granary/actors/journal"
 )
@@ -29,7 +30,8 @@ func (s *Store) CreateBlob(ctx context.Context, tenant string) (journal.BlobWrit
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if _, err := s.keysOf(ctx, tenant); err != nil {
+	k, err := s.keysOf(ctx, tenant)
+	if err != nil {
 		return nil, err
 	}
 	w, err := s.CreateSealedBlob(ctx, tenant)
@@ -37,7 +39,8 @@ func (s *Store) CreateBlob(ctx context.Context, tenant string) (journal.BlobWrit
 		return nil, err
 	}
 	// Frames are sealed whatever becomes of ctx: who gives up calls Abort.
-	return &blobWriter{s: s, ctx: context.WithoutCancel(ctx), tenant: tenant, to: w, thing: blobPlace(tenant, w.ID()), hash: sha256.New()}, nil
+	return &blobWriter{s: s, ctx: context.WithoutCancel(ctx), tenant: tenant, to: w, thing: blobPlace(tenant, w.ID()), hash: sha256.New(),
+		primary: k.primary, began: time.Now()}, nil
 }
 
 // blobWriter seals a frame whenever it knows that it is not the last.
@@ -47,6 +50,9 @@ type blobWriter struct {
 	tenant string
 	to     journal.SealedBlobWriter
 	thing  []byte
+
+	primary string // the key that sealed the first frame, or one before it
+	began   time.Time
 
 	mu    sync.Mutex
 	hash  hash.Hash
@@ -126,6 +132,9 @@ func (w *blobWriter) Commit(ctx context.Context) (journal.BlobInfo, error) {
 	if err != nil {
 		return none, err
 	}
+	if k.primary != w.primary && time.Since(w.began) > w.s.ring.cfg.Settle/2 { // its key may be gone soon
+		return none, fmt.Errorf("%w: the tenant's key was rotated during a long upload", journal.ErrUnavailable)
+	}
 	note, err := w.s.seal(k, binary.LittleEndian.AppendUint64(sum, uint64(w.size)), false, notePlace(w.tenant, w.to.ID()))
 	if err != nil {
 		return none, err
@@ -166,8 +175,19 @@ func (s *Store) OpenBlob(ctx context.Context, tenant, id string) (io.ReadCloser,
 	if note == nil {
 		return body, info, nil
 	}
-	r := &frameReader{s: s, ctx: context.WithoutCancel(ctx), tenant: tenant, thing: blobPlace(tenant, id), src: body, left: frames(info.Size)}
-	return &blobReader{Reader: r, body: body}, info, nil
+	b := &blobReader{body: body}
+	b.frameReader = frameReader{s: s, ctx: context.WithoutCancel(ctx), tenant: tenant, thing: blobPlace(tenant, id), src: body, left: frames(info.Size)}
+	b.again = func(ctx context.Context, offset int64) (err error) {
+		next, _, _, err := s.OpenSealedBlob(ctx, tenant, id)
+		if err != nil {
+			return err
+		}
+		_ = b.body.Close() // of a reader: nothing is lost
+		b.body, b.src = next, next
+		_, err = io.CopyN(io.Discard, next, offset)
+		return err
+	}
+	return b, info, nil
 }
 
 func (s *Store) blobInfo(ctx context.Context, tenant, id string, note []byte) (journal.BlobInfo, error) {
@@ -183,7 +203,7 @@ func (s *Store) blobInfo(ctx context.Context, tenant, id string, note []byte) (j
 }
 
 type blobReader struct {
-	io.Reader
+	frameReader
 	body io.Closer
 }
 

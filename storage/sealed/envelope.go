@@ -15,6 +15,7 @@ const (
 	formatMask = 0xf0
 	flagPacked = 1 // zstd inside
 	flagStore  = 2 // sealed with the store's own key, not the tenant's
+	flagRow    = 4 // bound to the names its row has, where a client's own are not stored
 
 	headLen = 2
 	// keyIDLen is the length of tink's prefix: 1, and the key's number.

@@ -58,6 +58,15 @@ func (s *Store) sealFrame(ctx context.Context, tenant string, b, plain, thing []
 
 // openFrame opens the ciphertext of a frame.
 func (s *Store) openFrame(ctx context.Context, tenant string, body, thing []byte, n int64, last bool) ([]byte, error) {
+	plain, err := s.tryFrame(ctx, tenant, body, thing, n, last)
+	if err != nil {
+		return nil, s.unreadable(tenant, whatOf(thing), err)
+	}
+	return plain, nil
+}
+
+// tryFrame is openFrame with the cause as it is.
+func (s *Store) tryFrame(ctx context.Context, tenant string, body, thing []byte, n int64, last bool) ([]byte, error) {
 	at := framePlace(thing, n, last)
 	at[0] = formatOne
 	k, err := s.ring.of(ctx, tenant)
@@ -70,10 +79,7 @@ func (s *Store) openFrame(ctx context.Context, tenant string, body, thing []byte
 			plain, err = k.openBody(body, at)
 		}
 	}
-	if err != nil {
-		return nil, s.unreadable(tenant, whatOf(thing), err)
-	}
-	return plain, nil
+	return plain, err
 }
 
 // frameReader reads the frames of a thing whose size is known.
@@ -88,6 +94,7 @@ type frameReader struct {
 	body   []byte
 	plain  []byte // what is left of the last one
 	err    error
+	again  func(ctx context.Context, offset int64) error // reads the thing anew from there; nil: it cannot change
 }
 
 // Read implements io.Reader.
@@ -107,32 +114,64 @@ func (r *frameReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// frame reads and opens the next frame. One that does not open may have been written
+// anew under another key, half before it was read and half after: it is looked at again.
 func (r *frameReader) frame() ([]byte, error) {
+	plain, err := r.try()
+	if r.again != nil && (errors.Is(err, errTampered) || errors.Is(err, errUnknownKey) || cutOff(err)) {
+		if err = r.again(r.ctx, r.next*(frameSize+frameMore)); err == nil {
+			plain, err = r.try()
+		}
+	}
+	r.next++
+	r.left--
+	switch {
+	case err == nil:
+		return plain, nil
+	case cutOff(err):
+		return nil, r.s.unreadable(r.tenant, whatOf(r.thing), fmt.Errorf("%w: it is cut off", errTampered))
+	case errors.Is(err, errRead):
+		return nil, err
+	}
+	return nil, r.s.unreadable(r.tenant, whatOf(r.thing), err)
+}
+
+// try reads the next frame and opens it.
+func (r *frameReader) try() ([]byte, error) {
+	body, err := r.load()
+	if err != nil {
+		return nil, err
+	}
+	return r.s.tryFrame(r.ctx, r.tenant, body, r.thing, r.next, r.left == 1)
+}
+
+// errRead says that bytes could not be read, whatever they are.
+var errRead = errors.New("sealed: read")
+
+func cutOff(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }
+
+// load reads the next frame as it is stored.
+func (r *frameReader) load() ([]byte, error) {
 	var head [frameHead]byte
-	if _, err := io.ReadFull(r.src, head[:]); err != nil {
-		return nil, r.short(err)
+	if err := r.full(head[:]); err != nil {
+		return nil, err
 	}
 	n := binary.LittleEndian.Uint32(head[:])
 	if n > frameSize+frameMore+64 {
-		return nil, r.s.unreadable(r.tenant, whatOf(r.thing), errTampered)
+		return nil, errTampered
 	}
 	if cap(r.body) < int(n) {
 		r.body = make([]byte, n)
 	}
 	r.body = r.body[:n]
-	if _, err := io.ReadFull(r.src, r.body); err != nil {
-		return nil, r.short(err)
-	}
-	plain, err := r.s.openFrame(r.ctx, r.tenant, r.body, r.thing, r.next, r.left == 1)
-	r.next++
-	r.left--
-	return plain, err
+	return r.body, r.full(r.body)
 }
 
-// short tells a thing that ends too early from one that cannot be read.
-func (r *frameReader) short(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return r.s.unreadable(r.tenant, whatOf(r.thing), fmt.Errorf("%w: it is cut off", errTampered))
+// full fills b.
+func (r *frameReader) full(b []byte) error {
+	_, err := io.ReadFull(r.src, b)
+	if err != nil && !cutOff(err) {
+		err = fmt.Errorf("%w: %w", errRead, err)
 	}
 	return err
 }

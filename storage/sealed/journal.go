@@ -47,10 +47,9 @@ func (s *Store) sealBatch(k *keys, id journal.Identity, b journal.Batch) (journa
 	b.Idempotency = slices.Clone(b.Idempotency)
 	for i := range b.Idempotency {
 		r := &b.Idempotency[i]
-		at := keyPlace(id, r.IdempotencyKey)
 		r.Key = k.hash("request key", r.Principal, r.Method, r.Key)
 		plain := append(appendText(nil, r.RequestHash), r.Response...)
-		if r.Response, err = s.seal(k, plain, true, at); err != nil {
+		if r.Response, err = s.sealAs(k, plain, true, keyPlace(id, r.IdempotencyKey), flagRow); err != nil {
 			return b, err
 		}
 		r.RequestHash = ""
@@ -128,11 +127,15 @@ func (s *Store) findKey(ctx context.Context, f journal.Fence, stored, asked jour
 		return rec, ok, err
 	}
 	rec.IdempotencyKey = asked
+	bound := asked // before this, to what the client called it
+	if len(rec.Response) > 1 && rec.Response[1]&flagRow != 0 {
+		bound = stored
+	}
 	if stored == asked { // of before there were keys
 		_, err = s.unseal(ctx, f.Identity.Tenant, rec.Response, keyPlace(f.Identity, asked))
 		return rec, err == nil, err
 	}
-	plain, err := s.unseal(ctx, f.Identity.Tenant, rec.Response, keyPlace(f.Identity, asked))
+	plain, err := s.unseal(ctx, f.Identity.Tenant, rec.Response, keyPlace(f.Identity, bound))
 	if err != nil {
 		return journal.Idempotency{}, false, fmt.Errorf("recorded response of %s: %w", f.Identity, err)
 	}

@@ -23,6 +23,7 @@ type Inner interface {
 	journal.ChunkStore
 	journal.KeyStore
 	journal.SealedStore
+	journal.ResealStore
 	journal.CounterStore
 	journal.ReceiptStore
 	journal.AuditStore
@@ -45,6 +46,9 @@ type Config struct {
 	Cache int
 	// Idle is how long keys nobody asks for are held. Default 5m.
 	Idle time.Duration
+	// Settle is how long after a rotation something may still come to be stored under the
+	// key of before: uploads that take half of it at most. Default 10m.
+	Settle time.Duration
 }
 
 // Store encrypts what Inner keeps. Safe for concurrent use.
@@ -77,6 +81,7 @@ func Open(ctx context.Context, inner Inner, cfg Config) (*Store, error) {
 	defaults(&cfg.Trust, 4*time.Second)
 	defaults(&cfg.Cache, 16384)
 	defaults(&cfg.Idle, 5*time.Minute)
+	defaults(&cfg.Settle, 10*time.Minute)
 	s := &Store{Inner: inner, failures: failures{log: cfg.Logger},
 		ring: &ring{store: inner, master: cfg.Master, cfg: cfg, start: time.Now(), byName: make(map[string]*list.Element), ended: make(map[string]int64)}}
 	var err error
@@ -182,9 +187,13 @@ func Exists(ctx context.Context, store journal.KeyStore) (bool, error) {
 
 // seal encrypts one value of a tenant, packed where that pays.
 func (s *Store) seal(k *keys, plain []byte, pack bool, at []byte) ([]byte, error) {
-	var flags byte
+	return s.sealAs(k, plain, pack, at, 0)
+}
+
+// sealAs is seal with flags of one's own.
+func (s *Store) sealAs(k *keys, plain []byte, pack bool, at []byte, flags byte) ([]byte, error) {
 	if k == s.own {
-		flags = flagStore
+		flags |= flagStore
 	}
 	if pack {
 		if z, packed := s.codec.Pack(plain); packed {

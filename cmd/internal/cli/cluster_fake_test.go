@@ -61,6 +61,10 @@ func (f *fake) RotateKey(ctx context.Context, r *granaryv1.RotateKeyRequest) (*g
 	return unary[*granaryv1.RotateKeyResponse](ctx, f, r)
 }
 
+func (f *fake) ReencryptTenant(ctx context.Context, r *granaryv1.ReencryptTenantRequest) (*granaryv1.ReencryptTenantResponse, error) {
+	return unary[*granaryv1.ReencryptTenantResponse](ctx, f, r)
+}
+
 func (f *fake) RotateMasterKey(ctx context.Context, r *granaryv1.RotateMasterKeyRequest) (*granaryv1.RotateMasterKeyResponse, error) {
 	return unary[*granaryv1.RotateMasterKeyResponse](ctx, f, r)
 }
@@ -176,6 +180,11 @@ func keysScript(req proto.Message) (proto.Message, error) {
 			{Tenant: "tenants/gone", Version: 3, KeyId: "01020304", MasterKeyId: "c0ffee00", CreateTime: at(1), RotateTime: at(1), Destroyed: true}}}, nil
 	case *granaryv1.RotateKeyRequest:
 		return &granaryv1.RotateKeyResponse{Keys: acme}, nil
+	case *granaryv1.ReencryptTenantRequest:
+		if r.GetPageToken() == "" {
+			return &granaryv1.ReencryptTenantResponse{SeenCount: 700, SealedCount: 600, BrokenCount: 1, Stage: "chunks", NextPageToken: "p2"}, nil
+		}
+		return &granaryv1.ReencryptTenantResponse{SeenCount: 50, SealedCount: 5, NotBefore: at(1)}, nil
 	case *granaryv1.RotateMasterKeyRequest:
 		if rewraps.Add(1)%2 == 1 {
 			return &granaryv1.RotateMasterKeyResponse{MasterKeyId: "c0ffee00", WrappedCount: 200}, nil

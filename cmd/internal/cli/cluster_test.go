@@ -84,6 +84,10 @@ func TestClusterJSONParsesAsTheResponse_A7(t *testing.T) {
 			return len(m.(*granaryv1.ListKeysResponse).GetKeys()) == 3
 		}},
 		{[]string{"keys", "rotate", "--tenant", "acme"}, &granaryv1.RotateKeyResponse{}, nil},
+		{[]string{"keys", "reencrypt", "--tenant", "acme"}, &granaryv1.ReencryptTenantResponse{}, func(m proto.Message) bool {
+			r := m.(*granaryv1.ReencryptTenantResponse)
+			return r.GetSeenCount() == 750 && r.GetSealedCount() == 605 && r.GetBrokenCount() == 1 && !r.GetComplete()
+		}},
 		{[]string{"keys", "rotate-master"}, &granaryv1.RotateMasterKeyResponse{}, func(m proto.Message) bool {
 			r := m.(*granaryv1.RotateMasterKeyResponse)
 			return r.GetWrappedCount() == 203 && r.GetComplete()

@@ -163,6 +163,17 @@ func TestI2_OperatorRotatesKeys(t *testing.T) {
 	if _, err := s.Operator.Keys.RotateKey(t.Context(), &granaryv1.RotateKeyRequest{Tenant: "nobody"}); reason(t, err) != "KEYS_NOT_FOUND" {
 		t.Errorf("an unknown tenant: %v", err)
 	}
+	again, err := s.Operator.Keys.ReencryptTenant(t.Context(), &granaryv1.ReencryptTenantRequest{Tenant: "dev"})
+	if err != nil || again.GetSealedCount() < 10 || again.GetBrokenCount() != 0 || again.GetComplete() || again.GetDestroyedCount() != 0 ||
+		again.GetNotBefore().AsTime().Sub(r.GetKeys().GetRotateTime().AsTime().Add(10*time.Minute)).Abs() > time.Millisecond {
+		t.Fatalf("re-encrypted right after the rotation: %v, %v", again, err)
+	}
+	for request, want := range map[*granaryv1.ReencryptTenantRequest]string{{Tenant: "nobody"}: "KEYS_NOT_FOUND", {Tenant: "dev", PageToken: "x"}: "PAGE_TOKEN_INVALID",
+		{Tenant: "dev", PageToken: base64.RawURLEncoding.EncodeToString([]byte("reencryption\x00x"))}: "PAGE_TOKEN_INVALID"} {
+		if _, err := s.Operator.Keys.ReencryptTenant(t.Context(), request); reason(t, err) != want {
+			t.Errorf("%v: %v, want %s", request, err, want)
+		}
+	}
 	path := filepath.Join(s.Data, "master-key")
 	old, err := os.ReadFile(path)
 	if err != nil {

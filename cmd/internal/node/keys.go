@@ -44,7 +44,7 @@ func (k keys) Rotate(ctx context.Context, tenant string) (gateway.TenantKeys, er
 	return tenantKeys(r), keysError(err)
 }
 
-// rewrapTime is how long one call wraps keys: within the deadline of calls.
+// rewrapTime is how long one call wraps keys, or writes values anew: within the deadline of calls.
 const rewrapTime = 5 * time.Second
 
 // RotateMaster implements gateway.Keys.
@@ -53,8 +53,17 @@ func (k keys) RotateMaster(ctx context.Context) (string, int, bool, error) {
 	return done.Master, done.Wrapped, done.Complete, keysError(err)
 }
 
+// Reencrypt implements gateway.Keys.
+func (k keys) Reencrypt(ctx context.Context, tenant, from string) (gateway.Reencryption, error) {
+	r, err := k.store.Reencrypt(ctx, tenant, from, rewrapTime)
+	return gateway.Reencryption{Seen: r.Seen, Sealed: r.Sealed, Broken: r.Broken, Stage: r.Stage, Next: r.Next, Destroyed: r.Dropped,
+		Complete: r.Complete, NotBefore: r.NotBefore}, keysError(err)
+}
+
 func keysError(err error) error {
 	switch {
+	case errors.Is(err, sealed.ErrPosition):
+		return kb.Errorf(kb.CodeInvalidArgument, kb.ReasonPageTokenInvalid, "The page token is none of a re-encryption.")
 	case errors.Is(err, sealed.ErrUnknownTenant):
 		return kb.Errorf(kb.CodeNotFound, kb.ReasonKeysNotFound, "The tenant has no keys: it never stored anything, or they are destroyed.")
 	case errors.Is(err, sealed.ErrMasterKey):

@@ -144,6 +144,7 @@ var matrixRows = map[string]func(*matrix) []proto.Message{
 	"VerifyTenantAudit": one(func(*matrix) proto.Message { return &granaryv1.VerifyTenantAuditRequest{Tenant: "acme"} }),
 	"ListKeys":          one(func(*matrix) proto.Message { return &granaryv1.ListKeysRequest{} }),
 	"RotateKey":         one(func(*matrix) proto.Message { return &granaryv1.RotateKeyRequest{Tenant: "acme"} }),
+	"ReencryptTenant":   one(func(m *matrix) proto.Message { return &granaryv1.ReencryptTenantRequest{Tenant: "acme"} }),
 	"RotateMasterKey":   one(func(*matrix) proto.Message { return &granaryv1.RotateMasterKeyRequest{} }),
 	"ListDeadLetters":   one(func(*matrix) proto.Message { return &granaryv1.ListDeadLettersRequest{} }),
 	"RetryDeadLetter": one(func(m *matrix) proto.Message {

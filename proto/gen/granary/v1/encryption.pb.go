@@ -418,6 +418,170 @@ func (x *RotateMasterKeyResponse) GetComplete() bool {
 	return false
 }
 
+type ReencryptTenantRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// tenants/{tenant} or {tenant}
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// next_page_token of the call before; empty for a new pass. A position of before the
+	// last rotation begins a new pass.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReencryptTenantRequest) Reset() {
+	*x = ReencryptTenantRequest{}
+	mi := &file_granary_v1_encryption_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReencryptTenantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReencryptTenantRequest) ProtoMessage() {}
+
+func (x *ReencryptTenantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_encryption_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReencryptTenantRequest.ProtoReflect.Descriptor instead.
+func (*ReencryptTenantRequest) Descriptor() ([]byte, []int) {
+	return file_granary_v1_encryption_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReencryptTenantRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *ReencryptTenantRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ReencryptTenantResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Values this call looked at.
+	SeenCount int64 `protobuf:"varint,1,opt,name=seen_count,json=seenCount,proto3" json:"seen_count,omitempty"`
+	// Of them, those it wrote anew, and search indexes it forgot.
+	SealedCount int64 `protobuf:"varint,2,opt,name=sealed_count,json=sealedCount,proto3" json:"sealed_count,omitempty"`
+	// Of them, those that do not open, and stay as they are.
+	BrokenCount int64 `protobuf:"varint,3,opt,name=broken_count,json=brokenCount,proto3" json:"broken_count,omitempty"`
+	// What is looked at next: events, snapshots, idempotency, dead_letters, chunks, vectors,
+	// blobs or indexes. Empty at the end of a pass.
+	Stage string `protobuf:"bytes,4,opt,name=stage,proto3" json:"stage,omitempty"`
+	// Empty at the end of a pass.
+	NextPageToken string `protobuf:"bytes,5,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Earlier keys that were destroyed.
+	DestroyedCount int32 `protobuf:"varint,6,opt,name=destroyed_count,json=destroyedCount,proto3" json:"destroyed_count,omitempty"`
+	// There are no earlier keys any more.
+	Complete bool `protobuf:"varint,7,opt,name=complete,proto3" json:"complete,omitempty"`
+	// At the end of a pass that is not complete: when one may begin that can be.
+	NotBefore     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReencryptTenantResponse) Reset() {
+	*x = ReencryptTenantResponse{}
+	mi := &file_granary_v1_encryption_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReencryptTenantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReencryptTenantResponse) ProtoMessage() {}
+
+func (x *ReencryptTenantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_granary_v1_encryption_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReencryptTenantResponse.ProtoReflect.Descriptor instead.
+func (*ReencryptTenantResponse) Descriptor() ([]byte, []int) {
+	return file_granary_v1_encryption_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReencryptTenantResponse) GetSeenCount() int64 {
+	if x != nil {
+		return x.SeenCount
+	}
+	return 0
+}
+
+func (x *ReencryptTenantResponse) GetSealedCount() int64 {
+	if x != nil {
+		return x.SealedCount
+	}
+	return 0
+}
+
+func (x *ReencryptTenantResponse) GetBrokenCount() int64 {
+	if x != nil {
+		return x.BrokenCount
+	}
+	return 0
+}
+
+func (x *ReencryptTenantResponse) GetStage() string {
+	if x != nil {
+		return x.Stage
+	}
+	return ""
+}
+
+func (x *ReencryptTenantResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ReencryptTenantResponse) GetDestroyedCount() int32 {
+	if x != nil {
+		return x.DestroyedCount
+	}
+	return 0
+}
+
+func (x *ReencryptTenantResponse) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *ReencryptTenantResponse) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
 var File_granary_v1_encryption_proto protoreflect.FileDescriptor
 
 const file_granary_v1_encryption_proto_rawDesc = "" +
@@ -451,11 +615,27 @@ const file_granary_v1_encryption_proto_rawDesc = "" +
 	"\x17RotateMasterKeyResponse\x12\"\n" +
 	"\rmaster_key_id\x18\x01 \x01(\tR\vmasterKeyId\x12#\n" +
 	"\rwrapped_count\x18\x02 \x01(\x05R\fwrappedCount\x12\x1a\n" +
-	"\bcomplete\x18\x03 \x01(\bR\bcomplete2\xa4\x02\n" +
+	"\bcomplete\x18\x03 \x01(\bR\bcomplete\"\x90\x01\n" +
+	"\x16ReencryptTenantRequest\x12M\n" +
+	"\x06tenant\x18\x01 \x01(\tB5\xbaH2r0\x10\x01\x18G2*^(tenants/)?[a-z0-9]([a-z0-9-]*[a-z0-9])?$R\x06tenant\x12'\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\"\xbc\x02\n" +
+	"\x17ReencryptTenantResponse\x12\x1d\n" +
+	"\n" +
+	"seen_count\x18\x01 \x01(\x03R\tseenCount\x12!\n" +
+	"\fsealed_count\x18\x02 \x01(\x03R\vsealedCount\x12!\n" +
+	"\fbroken_count\x18\x03 \x01(\x03R\vbrokenCount\x12\x14\n" +
+	"\x05stage\x18\x04 \x01(\tR\x05stage\x12&\n" +
+	"\x0fnext_page_token\x18\x05 \x01(\tR\rnextPageToken\x12'\n" +
+	"\x0fdestroyed_count\x18\x06 \x01(\x05R\x0edestroyedCount\x12\x1a\n" +
+	"\bcomplete\x18\a \x01(\bR\bcomplete\x129\n" +
+	"\n" +
+	"not_before\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore2\x8d\x03\n" +
 	"\x11EncryptionService\x12R\n" +
 	"\bListKeys\x12\x1b.granary.v1.ListKeysRequest\x1a\x1c.granary.v1.ListKeysResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x01\x12R\n" +
 	"\tRotateKey\x12\x1c.granary.v1.RotateKeyRequest\x1a\x1d.granary.v1.RotateKeyResponse\"\b\xda\xd4\x18\x04\b\x04\x10\x04\x12g\n" +
-	"\x0fRotateMasterKey\x12\".granary.v1.RotateMasterKeyRequest\x1a#.granary.v1.RotateMasterKeyResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
+	"\x0fRotateMasterKey\x12\".granary.v1.RotateMasterKeyRequest\x1a#.granary.v1.RotateMasterKeyResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02\x12g\n" +
+	"\x0fReencryptTenant\x12\".granary.v1.ReencryptTenantRequest\x1a#.granary.v1.ReencryptTenantResponse\"\v\xda\xd4\x18\x04\b\x04\x10\x04\x90\x02\x02B4Z2granary.dev/granary/proto/gen/granary/v1;granaryv1b\x06proto3"
 
 var (
 	file_granary_v1_encryption_proto_rawDescOnce sync.Once
@@ -469,7 +649,7 @@ func file_granary_v1_encryption_proto_rawDescGZIP() []byte {
 	return file_granary_v1_encryption_proto_rawDescData
 }
 
-var file_granary_v1_encryption_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_granary_v1_encryption_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_granary_v1_encryption_proto_goTypes = []any{
 	(*TenantKeys)(nil),              // 0: granary.v1.TenantKeys
 	(*ListKeysRequest)(nil),         // 1: granary.v1.ListKeysRequest
@@ -478,24 +658,29 @@ var file_granary_v1_encryption_proto_goTypes = []any{
 	(*RotateKeyResponse)(nil),       // 4: granary.v1.RotateKeyResponse
 	(*RotateMasterKeyRequest)(nil),  // 5: granary.v1.RotateMasterKeyRequest
 	(*RotateMasterKeyResponse)(nil), // 6: granary.v1.RotateMasterKeyResponse
-	(*timestamppb.Timestamp)(nil),   // 7: google.protobuf.Timestamp
+	(*ReencryptTenantRequest)(nil),  // 7: granary.v1.ReencryptTenantRequest
+	(*ReencryptTenantResponse)(nil), // 8: granary.v1.ReencryptTenantResponse
+	(*timestamppb.Timestamp)(nil),   // 9: google.protobuf.Timestamp
 }
 var file_granary_v1_encryption_proto_depIdxs = []int32{
-	7, // 0: granary.v1.TenantKeys.create_time:type_name -> google.protobuf.Timestamp
-	7, // 1: granary.v1.TenantKeys.rotate_time:type_name -> google.protobuf.Timestamp
+	9, // 0: granary.v1.TenantKeys.create_time:type_name -> google.protobuf.Timestamp
+	9, // 1: granary.v1.TenantKeys.rotate_time:type_name -> google.protobuf.Timestamp
 	0, // 2: granary.v1.ListKeysResponse.keys:type_name -> granary.v1.TenantKeys
 	0, // 3: granary.v1.RotateKeyResponse.keys:type_name -> granary.v1.TenantKeys
-	1, // 4: granary.v1.EncryptionService.ListKeys:input_type -> granary.v1.ListKeysRequest
-	3, // 5: granary.v1.EncryptionService.RotateKey:input_type -> granary.v1.RotateKeyRequest
-	5, // 6: granary.v1.EncryptionService.RotateMasterKey:input_type -> granary.v1.RotateMasterKeyRequest
-	2, // 7: granary.v1.EncryptionService.ListKeys:output_type -> granary.v1.ListKeysResponse
-	4, // 8: granary.v1.EncryptionService.RotateKey:output_type -> granary.v1.RotateKeyResponse
-	6, // 9: granary.v1.EncryptionService.RotateMasterKey:output_type -> granary.v1.RotateMasterKeyResponse
-	7, // [7:10] is the sub-list for method output_type
-	4, // [4:7] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	9, // 4: granary.v1.ReencryptTenantResponse.not_before:type_name -> google.protobuf.Timestamp
+	1, // 5: granary.v1.EncryptionService.ListKeys:input_type -> granary.v1.ListKeysRequest
+	3, // 6: granary.v1.EncryptionService.RotateKey:input_type -> granary.v1.RotateKeyRequest
+	5, // 7: granary.v1.EncryptionService.RotateMasterKey:input_type -> granary.v1.RotateMasterKeyRequest
+	7, // 8: granary.v1.EncryptionService.ReencryptTenant:input_type -> granary.v1.ReencryptTenantRequest
+	2, // 9: granary.v1.EncryptionService.ListKeys:output_type -> granary.v1.ListKeysResponse
+	4, // 10: granary.v1.EncryptionService.RotateKey:output_type -> granary.v1.RotateKeyResponse
+	6, // 11: granary.v1.EncryptionService.RotateMasterKey:output_type -> granary.v1.RotateMasterKeyResponse
+	8, // 12: granary.v1.EncryptionService.ReencryptTenant:output_type -> granary.v1.ReencryptTenantResponse
+	9, // [9:13] is the sub-list for method output_type
+	5, // [5:9] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_granary_v1_encryption_proto_init() }
@@ -510,7 +695,7 @@ func file_granary_v1_encryption_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_granary_v1_encryption_proto_rawDesc), len(file_granary_v1_encryption_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,9 @@ const (
 	// EncryptionServiceRotateMasterKeyProcedure is the procedure name of the EncryptionService's
 	// RotateMasterKey RPC.
 	EncryptionServiceRotateMasterKeyProcedure = "/granary.v1.EncryptionService/RotateMasterKey"
+	// EncryptionServiceReencryptTenantProcedure is the procedure name of the EncryptionService's
+	// ReencryptTenant RPC.
+	EncryptionServiceReencryptTenantProcedure = "/granary.v1.EncryptionService/ReencryptTenant"
 )
 
 var (
@@ -58,6 +61,14 @@ var (
 			IdempotencyLevel: connect.IdempotencyIdempotent,
 		}
 	})
+	encryptionServiceReencryptTenantSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType:       connect.StreamTypeUnary,
+			Schema:           v1.File_granary_v1_encryption_proto.Services().ByName("EncryptionService").Methods().ByName("ReencryptTenant"),
+			Procedure:        EncryptionServiceReencryptTenantProcedure,
+			IdempotencyLevel: connect.IdempotencyIdempotent,
+		}
+	})
 )
 
 // EncryptionServiceClient is a client for the granary.v1.EncryptionService service.
@@ -75,6 +86,13 @@ type EncryptionServiceClient interface {
 	// (MASTER_KEY_MISSING) when keys are wrapped by a master key that this node does
 	// not have.
 	RotateMasterKey(context.Context, *v1.RotateMasterKeyRequest) (*v1.RotateMasterKeyResponse, error)
+	// Writes anew, under the key that seals now, what a tenant stored under earlier ones,
+	// while all nodes serve. It works for some seconds, at half of what it could: repeat it
+	// with next_page_token until there is none. When that pass began ten minutes after the
+	// last rotation, which earlier uploads have to end, the earlier keys are destroyed.
+	// Search indexes are forgotten, and built anew when they are needed. Errors: NOT_FOUND
+	// (KEYS_NOT_FOUND) as for RotateKey, INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
+	ReencryptTenant(context.Context, *v1.ReencryptTenantRequest) (*v1.ReencryptTenantResponse, error)
 }
 
 // NewEncryptionServiceClient constructs a client for the granary.v1.EncryptionService service.
@@ -98,6 +116,13 @@ type EncryptionServiceHandler interface {
 	// (MASTER_KEY_MISSING) when keys are wrapped by a master key that this node does
 	// not have.
 	RotateMasterKey(context.Context, *v1.RotateMasterKeyRequest) (*v1.RotateMasterKeyResponse, error)
+	// Writes anew, under the key that seals now, what a tenant stored under earlier ones,
+	// while all nodes serve. It works for some seconds, at half of what it could: repeat it
+	// with next_page_token until there is none. When that pass began ten minutes after the
+	// last rotation, which earlier uploads have to end, the earlier keys are destroyed.
+	// Search indexes are forgotten, and built anew when they are needed. Errors: NOT_FOUND
+	// (KEYS_NOT_FOUND) as for RotateKey, INVALID_ARGUMENT (PAGE_TOKEN_INVALID).
+	ReencryptTenant(context.Context, *v1.ReencryptTenantRequest) (*v1.ReencryptTenantResponse, error)
 }
 
 // RegisterEncryptionServiceHandler registers svc as the granary.v1.EncryptionService implementation
@@ -108,6 +133,7 @@ func RegisterEncryptionServiceHandler(server *connect.Server, svc EncryptionServ
 		connect.Method{Spec: encryptionServiceListKeysSpec(), Handler: adapter.listKeys},
 		connect.Method{Spec: encryptionServiceRotateKeySpec(), Handler: adapter.rotateKey},
 		connect.Method{Spec: encryptionServiceRotateMasterKeySpec(), Handler: adapter.rotateMasterKey},
+		connect.Method{Spec: encryptionServiceReencryptTenantSpec(), Handler: adapter.reencryptTenant},
 	)
 }
 
@@ -124,6 +150,10 @@ func (UnimplementedEncryptionServiceHandler) RotateKey(context.Context, *v1.Rota
 
 func (UnimplementedEncryptionServiceHandler) RotateMasterKey(context.Context, *v1.RotateMasterKeyRequest) (*v1.RotateMasterKeyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.EncryptionService.RotateMasterKey is not implemented")
+}
+
+func (UnimplementedEncryptionServiceHandler) ReencryptTenant(context.Context, *v1.ReencryptTenantRequest) (*v1.ReencryptTenantResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "granary.v1.EncryptionService.ReencryptTenant is not implemented")
 }
 
 type encryptionServiceClient struct {
@@ -149,6 +179,14 @@ func (c *encryptionServiceClient) RotateKey(ctx context.Context, req *v1.RotateK
 func (c *encryptionServiceClient) RotateMasterKey(ctx context.Context, req *v1.RotateMasterKeyRequest) (*v1.RotateMasterKeyResponse, error) {
 	var res v1.RotateMasterKeyResponse
 	if err := c.client.CallUnary(ctx, encryptionServiceRotateMasterKeySpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *encryptionServiceClient) ReencryptTenant(ctx context.Context, req *v1.ReencryptTenantRequest) (*v1.ReencryptTenantResponse, error) {
+	var res v1.ReencryptTenantResponse
+	if err := c.client.CallUnary(ctx, encryptionServiceReencryptTenantSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -186,6 +224,18 @@ func (h encryptionServiceHandler) rotateMasterKey(ctx context.Context, _ connect
 		return err
 	}
 	res, err := h.svc.RotateMasterKey(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h encryptionServiceHandler) reencryptTenant(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ReencryptTenantRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.ReencryptTenant(ctx, &req)
 	if err != nil {
 		return err
 	}
