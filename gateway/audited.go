@@ -57,7 +57,7 @@ type auditedStream struct {
 	start time.Time
 
 	received bool
-	tenant   string // that an operator's request names
+	tenant   string // whose part of the audit an operator's request is about
 	resource string
 	recorded bool // the end of the call is
 	refused  bool // because it could not be recorded
@@ -70,6 +70,9 @@ func (s *auditedStream) Receive(msg any) error {
 	}
 	s.received = true
 	s.tenant, s.resource = s.g.subjects[s.spec.Procedure].of(msg)
+	if callOf(s.ctx).operator.Subject != "" { // before the call, which may end the tenant
+		s.tenant = s.g.scopeNow(s.ctx, s.tenant)
+	}
 	if s.spec.StreamType == connect.StreamTypeUnary {
 		return nil
 	}
@@ -120,7 +123,7 @@ func (s *auditedStream) record(phase string, err error) error {
 		Duration: s.g.now().Sub(s.start), Count: 1}
 	switch {
 	case c.operator.Subject != "":
-		a.Tenant, a.Principal, a.Credential = s.g.scopeNow(s.ctx, s.tenant, err), c.operator.Subject, credentialOperator
+		a.Tenant, a.Principal, a.Credential = s.tenant, c.operator.Subject, credentialOperator
 	case c.principal.KeyID != "":
 		a.Credential, a.KeyID = credentialAPIKey, c.principal.KeyID
 	case c.principal.Subject != "":
@@ -146,8 +149,8 @@ func (s *auditedStream) record(phase string, err error) error {
 
 // scopeNow is the part of the audit of who has a tenant's name now: what operators do to
 // it, it sees. When the tenant cannot be asked it is the first one's.
-func (g *Gateway) scopeNow(ctx context.Context, tenant string, failed error) string {
-	if !ValidTenant(tenant) || connect.CodeOf(failed) == connect.CodeInvalidArgument {
+func (g *Gateway) scopeNow(ctx context.Context, tenant string) string {
+	if !ValidTenant(tenant) {
 		return tenant
 	}
 	t, err := g.standing(context.WithoutCancel(ctx), callerID{tenant: tenant, subject: operatorSubject})
