@@ -354,8 +354,11 @@ func (p *places) answered(key placeKey, t *tenantPlaces, q *nodev1.LeasePlaces, 
 	} else if err != nil {
 		p.deps.Logger.Debug("places of processing not had", "tenant", key.tenant, "error", err)
 	}
-	if t.granted > 0 && !now.Before(t.until) {
+	switch {
+	case t.granted > 0 && !now.Before(t.until):
 		p.lapse(t)
+	case err == nil && a != nil && int64(len(t.running)) > t.granted:
+		p.lapse(t) // the grant they run by had ended
 	}
 	t.offer(now)
 	if t.granted == 0 && t.wanted() == 0 {

@@ -10,8 +10,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"granary.dev/granary/actors"
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/actors/kb"
+	nodev1 "granary.dev/granary/proto/gen/granary/node/v1"
 	granaryv1 "granary.dev/granary/proto/gen/granary/v1"
 )
 
@@ -206,6 +208,40 @@ func TestPlacesOfADeadNodeReturn_B4(t *testing.T) {
 		}
 		if d := there.settle("doc11"); d.GetState() != granaryv1.DocumentState_DOCUMENT_STATE_READY {
 			t.Errorf("ended as %v", d)
+		}
+	})
+}
+
+// B4: what a node says of places it had until it was given up for lost counts no more:
+// others have them by then.
+func TestPlacesOfALostNodeAreNotBelievedWhenItSpeaksAgain_B4(t *testing.T) {
+	pair(t, func(t *testing.T, r *realm, a, _ *peer) {
+		version := int64(0)
+		lease := func(holder string, held, used, want int64) int64 {
+			t.Helper()
+			version++
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			reply, err := a.host.ask(ctx, journal.Identity{Kind: actors.KindTenant, Tenant: tenant, ID: tenant}, &nodev1.TenantCall{
+				Header:    &nodev1.Header{Tenant: tenant, Principal: "system", Internal: true},
+				Operation: &nodev1.TenantCall_LeasePlaces{LeasePlaces: &nodev1.LeasePlaces{Holder: holder, Version: version, Held: held, Used: used, Want: want}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return reply.(*nodev1.TenantReply).GetPlaceLease().GetGranted()
+		}
+		if got := lease("lost#1", 0, 0, 5); got != 5 {
+			t.Fatalf("granted %d", got)
+		}
+		time.Sleep(16 * time.Second)
+		if got := lease("other#1", 0, 0, 5); got != 5 {
+			t.Errorf("the other was granted %d", got)
+		}
+		if got := lease("lost#1", 5, 5, 5); got != 0 {
+			t.Errorf("the lost one keeps %d", got)
+		}
+		if sum, holders := r.slotRows(t); sum > 5 {
+			t.Errorf("%d places are held by %v", sum, holders)
 		}
 	})
 }

@@ -70,10 +70,18 @@ func (g *tenantGrain) leasePlaces(c call, q *nodev1.LeasePlaces) {
 		c.Reply(nil, g.broken)
 		return
 	}
+	if g.deps.Gone != nil && g.deps.Gone(q.GetHolder()) { // it was given up, and does not know it yet
+		c.Reply(nil, movedError())
+		return
+	}
 	s, limit := g.places(), g.tenant.Limits().ConcurrentProcessing
 	clear := g.gonePlaces(q.GetHolder())
 	had, there := s.grants.Of(q.GetHolder())
-	if !s.grants.Take(kb.AllotmentRequest{Holder: q.GetHolder(), Version: q.GetVersion(), Held: q.GetHeld(), Used: q.GetUsed(), Wish: q.GetWant()}) {
+	used := q.GetUsed()
+	if !there {
+		used = 0 // of a grant that has ended: others may have its places by now
+	}
+	if !s.grants.Take(kb.AllotmentRequest{Holder: q.GetHolder(), Version: q.GetVersion(), Held: q.GetHeld(), Used: used, Wish: q.GetWant()}) {
 		g.answer(c, placeReply(had, had.Value, limit))
 		return
 	}
