@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect/v2"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	v1 "granary.dev/granary/proto/gen/granary/v1"
 )
@@ -220,7 +221,12 @@ func TestNothingIsFoundAfterItsDeletionByAnyNode_I3(t *testing.T) {
 	erase(users[1], "knowledgeBases/one", "one")
 	erase(users[2], "knowledgeBases/two", "two")
 	sleep(t.Context(), 500*time.Millisecond)
-	erase(operators[0], "tenants/acme", "")
+	// With time to take it back everything is there yet, and nobody may see it.
+	until(t, "delete the tenant", 30*time.Second, func(ctx context.Context) error {
+		_, err := operators[0].tenants.DeleteTenant(ctx, &v1.DeleteTenantRequest{Name: "tenants/acme", UndeleteFor: durationpb.New(time.Hour)})
+		return err
+	})
+	w.gone.Store("", time.Now())
 	sleep(t.Context(), 3*time.Second)
 	w.end()
 }
