@@ -16,7 +16,7 @@ func (s *Store) Append(ctx context.Context, f journal.Fence, b journal.Batch) er
 		return err
 	}
 	now := micros(s.now())
-	return s.write(ctx, batchCost(b), func(t *txn) error { return appendBatch(t, f, b, now) })
+	return s.write(ctx, f.Identity.Tenant, batchCost(b), func(t *txn) error { return appendBatch(t, f, b, now) })
 }
 
 // checkBatch refuses batches that no holder may send: a mistake of the caller.

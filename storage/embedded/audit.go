@@ -16,7 +16,7 @@ func (s *Store) PutAccesses(ctx context.Context, list []journal.Access) error {
 	if len(list) == 0 {
 		return nil
 	}
-	return s.write(ctx, 256*len(list), func(t *txn) error {
+	return s.write(ctx, "", 256*len(list), func(t *txn) error {
 		for i := range list {
 			if err := putAccess(t, &list[i]); err != nil {
 				return err
@@ -146,7 +146,7 @@ func (s *Store) AuditTenants(ctx context.Context, after string, limit int) ([]st
 
 // PutCheckpoint implements journal.AuditStore.
 func (s *Store) PutCheckpoint(ctx context.Context, c journal.Checkpoint) error {
-	return s.write(ctx, 256+len(c.Body), func(t *txn) error {
+	return s.write(ctx, "", 256+len(c.Body), func(t *txn) error {
 		var last int64
 		if _, err := t.row(`SELECT seq FROM audit_streams WHERE tenant = ?1 AND stream = ''`, []any{c.Tenant}, &last); err != nil {
 			return err
@@ -202,7 +202,7 @@ func (s *Store) RetireAccesses(ctx context.Context, tenant, stream string, upTo 
 	if limit <= 0 {
 		return false, nil
 	}
-	err = s.write(ctx, stepCost, func(t *txn) error {
+	err = s.write(ctx, "", stepCost, func(t *txn) error {
 		n, err := t.changed(`
 			DELETE FROM accesses WHERE tenant = ?1 AND stream = ?2 AND seq IN (
 				SELECT seq FROM accesses WHERE tenant = ?1 AND stream = ?2 AND seq <= ?3 ORDER BY seq LIMIT ?4)`, tenant, stream, upTo, limit)
@@ -214,7 +214,7 @@ func (s *Store) RetireAccesses(ctx context.Context, tenant, stream string, upTo 
 
 // DropStream implements journal.AuditStore.
 func (s *Store) DropStream(ctx context.Context, tenant, stream string, upTo int64) error {
-	return s.write(ctx, stepCost, func(t *txn) error {
+	return s.write(ctx, "", stepCost, func(t *txn) error {
 		return t.exec(`DELETE FROM audit_streams WHERE tenant = ?1 AND stream = ?2 AND stream <> '' AND seq <= ?3`, tenant, stream, upTo)
 	})
 }
@@ -224,7 +224,7 @@ func (s *Store) RetireCheckpoints(ctx context.Context, tenant string, below int6
 	if limit <= 0 {
 		return false, nil
 	}
-	err = s.write(ctx, stepCost, func(t *txn) error {
+	err = s.write(ctx, "", stepCost, func(t *txn) error {
 		n, err := t.changed(`
 			DELETE FROM audit_checkpoints WHERE tenant = ?1 AND number IN (
 				SELECT number FROM audit_checkpoints WHERE tenant = ?1 AND number < ?2 ORDER BY number LIMIT ?3)`, tenant, below, limit)

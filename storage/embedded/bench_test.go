@@ -45,7 +45,7 @@ func BenchmarkAppend(b *testing.B) {
 
 // setGroup changes how many operations share a commit.
 func (w *writer) setGroup(n int) error {
-	return w.submit(context.Background(), 1, func(*txn) error {
+	return w.submit(context.Background(), "", 1, func(*txn) error {
 		w.groupOps = n
 		return nil
 	})

@@ -157,7 +157,7 @@ func (w *blobWriter) commit(ctx context.Context, info journal.BlobInfo, note []b
 		return fmt.Errorf("%w: %w", journal.ErrUnavailable, err)
 	}
 	created := micros(w.s.now())
-	err := w.s.write(ctx, 256+len(data), func(t *txn) error {
+	err := w.s.write(ctx, w.tenant, 256+len(data), func(t *txn) error {
 		return t.exec(`
 			INSERT INTO blobs (tenant, id, size, sha256, created, data, note) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)`,
 			w.tenant, w.id, info.Size, info.SHA256, created, data, note)
@@ -278,7 +278,7 @@ func (s *Store) DeleteBlob(ctx context.Context, tenant, id string) error {
 		return ctx.Err()
 	}
 	var inFile bool
-	err := s.write(ctx, 256, func(t *txn) error {
+	err := s.write(ctx, tenant, 256, func(t *txn) error {
 		found, err := t.row(`DELETE FROM blobs WHERE tenant = ?1 AND id = ?2 RETURNING data IS NULL`,
 			[]any{tenant, id}, &inFile)
 		if err != nil || found {

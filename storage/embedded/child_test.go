@@ -236,7 +236,8 @@ func childBlob(ctx context.Context, s *Store) (journal.BlobInfo, error) {
 		return journal.BlobInfo{}, err
 	}
 	defer w.Abort()
-	if _, err := w.Write(make([]byte, 1<<20)); err != nil {
+	// Larger than what childLimit leaves, whatever the log already has.
+	if _, err := w.Write(make([]byte, 16<<20)); err != nil {
 		return journal.BlobInfo{}, err
 	}
 	return w.Commit(ctx)

@@ -52,7 +52,7 @@ type purge struct {
 func (s *Store) hideAttempt(ctx context.Context, sc journal.Scope, attempt string, allowed func(*txn) error) (purge, bool, error) {
 	var p purge
 	var known bool
-	err := s.write(ctx, 256, func(t *txn) error {
+	err := s.write(ctx, sc.Tenant, 256, func(t *txn) error {
 		err := allowed(t)
 		if err != nil {
 			return err
@@ -76,7 +76,7 @@ func (s *Store) hideAttempt(ctx context.Context, sc journal.Scope, attempt strin
 func (s *Store) purgeAttempt(ctx context.Context, sc journal.Scope, attempt string, p purge) (int, error) {
 	removed := 0
 	for more := true; more; {
-		err := s.write(ctx, stepCost, func(t *txn) error {
+		err := s.write(ctx, sc.Tenant, stepCost, func(t *txn) error {
 			rows, counted, err := deleteChunkStep(t, sc, attempt, p)
 			if err != nil {
 				return err
@@ -164,7 +164,7 @@ func (s *Store) DeleteScope(ctx context.Context, sc journal.Scope) (chunks, vect
 	// Vectors go first: they are the greater part, and no deletion of chunks
 	// then needs to ask which of them are still referred to.
 	for more := true; more; {
-		err := s.write(ctx, stepCost, func(t *txn) error {
+		err := s.write(ctx, sc.Tenant, stepCost, func(t *txn) error {
 			n, err := t.changed(`
 				DELETE FROM vectors WHERE row IN (
 					SELECT row FROM vectors WHERE tenant = ?1 AND uid = ?2 LIMIT ?3)`,

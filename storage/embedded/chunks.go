@@ -34,7 +34,7 @@ func (s *Store) PutChunks(ctx context.Context, f journal.Fence, a journal.Attemp
 	for rest := chunks; len(rest) > 0; {
 		part, cost := cutPart(rest)
 		rest = rest[len(part):]
-		err := s.write(ctx, cost, func(t *txn) error {
+		err := s.write(ctx, a.Tenant, cost, func(t *txn) error {
 			if err := current(t); err != nil {
 				return err
 			}

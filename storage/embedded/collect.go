@@ -56,7 +56,7 @@ func (s *Store) collectBlobs(ctx context.Context) error {
 	for {
 		var files []string
 		n := 0
-		err := s.write(ctx, stepCost, func(t *txn) error {
+		err := s.write(ctx, "", stepCost, func(t *txn) error {
 			files, n = nil, 0
 			return t.each(`
 				DELETE FROM blobs WHERE rowid IN (
@@ -208,7 +208,7 @@ func (s *Store) finishAttempts(ctx context.Context) error {
 // stepwise repeats a bounded step until it removes less than its bound.
 func (s *Store) stepwise(ctx context.Context, step func(*txn) (int64, error)) error {
 	for n := int64(collectRows); n >= collectRows; {
-		err := s.write(ctx, stepCost, func(t *txn) (err error) {
+		err := s.write(ctx, "", stepCost, func(t *txn) (err error) {
 			n, err = step(t)
 			return err
 		})

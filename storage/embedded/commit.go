@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"time"
 
 	"granary.dev/granary/actors/journal"
 	"granary.dev/granary/storage/crashpoint"
@@ -15,7 +16,9 @@ import (
 // An operation that fails is rolled back alone; the others commit. When the
 // commit itself fails, no operation of the group can know its outcome.
 func (w *writer) commitGroup(group []*op) {
-	err := w.transact(group)
+	began := time.Now()
+	committing, err := w.transact(group)
+	w.queue.done(group, committing.Sub(began), time.Since(committing))
 	w.groups.Add(1)
 	w.ops.Add(int64(len(group)))
 	w.largest.Store(max(w.largest.Load(), int64(len(group))))
@@ -26,18 +29,21 @@ func (w *writer) commitGroup(group []*op) {
 			o.done <- o.err
 		}
 	}
+	w.foldRest(group)
 }
 
-// transact returns an error only when it holds for the whole group.
-func (w *writer) transact(group []*op) error {
+// transact tells when the commit began. It returns an error only when it holds for
+// the whole group.
+func (w *writer) transact(group []*op) (committing time.Time, err error) {
+	committing = time.Now()
 	if err := w.ensureConn(); err != nil {
-		return err
+		return committing, err
 	}
 	t := &txn{w: w}
 	if err := t.exec("BEGIN IMMEDIATE"); err != nil {
 		w.log.Error("begin failed", "err", err)
 		w.dropConn()
-		return err
+		return committing, err
 	}
 	wrote := false
 	for _, o := range group {
@@ -45,29 +51,30 @@ func (w *writer) transact(group []*op) error {
 			// SQLite gave up the whole transaction: nothing of it was written.
 			w.log.Error("transaction lost", "operations", len(group), "err", err)
 			w.dropConn()
-			return err
+			return committing, err
 		}
 		wrote = wrote || o.err == nil
 	}
+	committing = time.Now()
 	if !wrote {
 		if err := t.exec("ROLLBACK"); err != nil {
 			w.dropConn()
 		}
-		return nil
+		return committing, nil
 	}
 	st, err := t.stmt("COMMIT")
 	if err != nil { // COMMIT was never sent, so nothing was written
 		w.dropConn()
-		return err
+		return committing, err
 	}
 	crashpoint.Here("commit")
 	if _, err := st.ExecContext(context.Background()); err != nil {
 		err = commitError(err)
 		w.log.Error("commit failed", "operations", len(group), "err", err)
 		w.dropConn()
-		return err
+		return committing, err
 	}
-	return nil
+	return committing, nil
 }
 
 // ensureConn opens the writing connection again after it was dropped, and

@@ -16,8 +16,6 @@ const (
 	// pageSize: vectors (1.5 KB at 384 dimensions) and chunks (1–4 KB of text)
 	// fit several to a page; larger pages would make every small commit write more.
 	pageSize = 8192
-	// checkpointPages: the log is folded back into the database file every 16 MB.
-	checkpointPages = 2000
 	// logLimit is what the log file is cut back to after a burst, in bytes.
 	logLimit = 64 << 20
 	// writerCache and readerCache are page caches per connection, in KiB. The
@@ -42,7 +40,7 @@ func dataSource(path string, writer bool) string {
 	if writer {
 		pragma("cache_size", -writerCache)
 		pragma("synchronous", "FULL")
-		pragma("wal_autocheckpoint", checkpointPages)
+		pragma("wal_autocheckpoint", 0) // see checkpointer
 		pragma("journal_size_limit", logLimit)
 		pragma("secure_delete", "FAST") // zeroes what is deleted in pages that are written anyway
 	} else {

@@ -19,7 +19,7 @@ func (s *Store) Erase(ctx context.Context, f journal.Fence) error {
 		return err
 	}
 	var below int64 // generation of the erasure
-	err := s.write(ctx, stepCost, func(t *txn) error {
+	err := s.write(ctx, f.Identity.Tenant, stepCost, func(t *txn) error {
 		below = s.newGen()
 		return markErased(t, f)
 	})
@@ -34,7 +34,7 @@ func (s *Store) EndTenant(ctx context.Context, f journal.Fence) error {
 	if err := checkIdentity(f.Identity); err != nil {
 		return err
 	}
-	return s.write(ctx, stepCost, func(t *txn) error {
+	return s.write(ctx, f.Identity.Tenant, stepCost, func(t *txn) error {
 		id := f.Identity
 		n, err := t.changed(`
 			UPDATE owner SET former = head WHERE tenant = ?1 AND EXISTS (SELECT 1 FROM owner o
@@ -82,7 +82,7 @@ func (s *Store) purgeGrain(ctx context.Context, id journal.Identity, below int64
 		return err
 	}
 	for more := true; more; {
-		err := s.write(ctx, stepCost, func(t *txn) error {
+		err := s.write(ctx, id.Tenant, stepCost, func(t *txn) error {
 			left, err := purgeStep(t, id)
 			more = left
 			return err

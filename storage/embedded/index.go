@@ -48,7 +48,7 @@ func (s *Store) SaveIndexFrom(ctx context.Context, f journal.Fence, r io.Reader,
 	}
 	row.sum = s.codec.Sum(row.inline)
 	var replaced int // parts of a larger one that must go
-	err := s.write(ctx, 256+int(size), func(t *txn) error {
+	err := s.write(ctx, f.Identity.Tenant, 256+int(size), func(t *txn) error {
 		o, err := holder(t, f)
 		if err != nil {
 			return err
@@ -78,14 +78,14 @@ func (s *Store) saveParts(ctx context.Context, f journal.Fence, r io.Reader, siz
 		_, err := io.ReadFull(r, part)
 		if err == nil {
 			row.sum = s.codec.SumMore(row.sum, part)
-			err = s.write(ctx, indexPart, func(t *txn) error { return row.addPart(t, s, f, part, &began) })
+			err = s.write(ctx, f.Identity.Tenant, indexPart, func(t *txn) error { return row.addPart(t, s, f, part, &began) })
 		}
 		if err != nil {
 			s.purgeLogged(ctx, f.Identity, row.gen, row.gen+1)
 			return err
 		}
 	}
-	err := s.write(ctx, 256, func(t *txn) error { return row.save(t, f, began) })
+	err := s.write(ctx, f.Identity.Tenant, 256, func(t *txn) error { return row.save(t, f, began) })
 	switch {
 	case err == nil:
 		s.purgeLogged(ctx, f.Identity, 0, row.gen+1) // and its own parts, if a later save was faster
@@ -141,7 +141,7 @@ func (s *Store) purgeLogged(ctx context.Context, id journal.Identity, from, belo
 func (s *Store) purgeParts(ctx context.Context, id journal.Identity, from, below int64) error {
 	const step = 4
 	for more := true; more; {
-		err := s.write(ctx, stepCost, func(t *txn) error {
+		err := s.write(ctx, id.Tenant, stepCost, func(t *txn) error {
 			n, err := t.changed(`
 				DELETE FROM index_parts WHERE rowid IN (
 					SELECT p.rowid FROM index_parts p

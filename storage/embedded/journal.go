@@ -23,7 +23,7 @@ func (s *Store) Acquire(ctx context.Context, id journal.Identity, c journal.Clai
 	}
 	f := journal.Fence{Identity: id, Activation: activation.String(), Node: c.Node}
 	var head int64
-	err = s.write(ctx, 256, func(t *txn) error {
+	err = s.write(ctx, id.Tenant, 256, func(t *txn) error {
 		_, err := t.row(`
 			INSERT INTO owner (tenant, kind, id, epoch, activation, node, head, since)
 			VALUES (?1, ?2, ?3, 1, ?4, ?5, 0, ?6)
@@ -45,7 +45,7 @@ func (s *Store) Release(ctx context.Context, f journal.Fence) error {
 	if err := checkIdentity(f.Identity); err != nil {
 		return err
 	}
-	return s.write(ctx, 128, func(t *txn) error {
+	return s.write(ctx, f.Identity.Tenant, 128, func(t *txn) error {
 		return t.exec(`
 			UPDATE owner SET released = 1
 			WHERE tenant = ?1 AND kind = ?2 AND id = ?3 AND epoch = ?4 AND activation = ?5`,

@@ -42,7 +42,7 @@ func (s *Store) PutKeys(ctx context.Context, r journal.KeyRecord) error {
 	if len(r.Wrapped) == 0 || r.Version < 1 {
 		return fmt.Errorf("embedded: keys of %s: version %d with %d bytes", r.Tenant, r.Version, len(r.Wrapped))
 	}
-	return s.write(ctx, 512, func(t *txn) error {
+	return s.write(ctx, r.Tenant, 512, func(t *txn) error {
 		query := `
 			UPDATE tenant_keys SET version = ?2, wrapped = ?3, master = ?4, key_id = ?5,
 				created = CASE WHEN wrapped = x'' THEN ?6 ELSE created END, rotated = ?7,
@@ -67,7 +67,7 @@ func (s *Store) DestroyKeys(ctx context.Context, tenant string) error {
 	if err := checkKeys("tenant", tenant); err != nil {
 		return err
 	}
-	err := s.write(ctx, 512, func(t *txn) error {
+	err := s.write(ctx, tenant, 512, func(t *txn) error {
 		err := t.exec(`
 			UPDATE tenant_keys SET wrapped = zeroblob(length(wrapped)) WHERE tenant = ?1 AND wrapped <> x''`, tenant)
 		if err != nil {

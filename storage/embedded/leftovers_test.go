@@ -57,7 +57,7 @@ func TestC4_InterruptedPutChunksIsInvisibleAndCollected(t *testing.T) {
 	check(t, s.PutChunks(t.Context(), own(t, s), kept, testChunks(5)))
 	for _, a := range []journal.Attempt{kept, lost} { // one replaces, one is new; both stop after a part
 		p := &chunkPut{attempt: a, gen: s.newGen()}
-		check(t, s.write(t.Context(), 1, func(tx *txn) error { return p.part(tx, testChunks(3), false, false) }))
+		check(t, s.write(t.Context(), "", 1, func(tx *txn) error { return p.part(tx, testChunks(3), false, false) }))
 	}
 	list, err := s.AttemptsOf(t.Context(), sc)
 	check(t, err)
@@ -82,9 +82,9 @@ func TestC4_LaterWriteOfAnAttemptSupersedesTheEarlier(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	a := journal.Attempt{Scope: journal.Scope{Tenant: "acme", UID: "u"}, Document: "d", ID: "a"}
 	earlier := &chunkPut{attempt: a, gen: s.newGen()}
-	check(t, s.write(t.Context(), 1, func(tx *txn) error { return earlier.part(tx, testChunks(3), false, false) }))
+	check(t, s.write(t.Context(), "", 1, func(tx *txn) error { return earlier.part(tx, testChunks(3), false, false) }))
 	check(t, s.PutChunks(t.Context(), own(t, s), a, testChunks(2)))
-	err := s.write(t.Context(), 1, func(tx *txn) error { return earlier.part(tx, testChunks(1), false, true) })
+	err := s.write(t.Context(), "", 1, func(tx *txn) error { return earlier.part(tx, testChunks(1), false, true) })
 	if !errors.Is(err, journal.ErrUnavailable) {
 		t.Fatalf("the earlier write went on: %v", err)
 	}
@@ -158,7 +158,7 @@ func TestI3_InterruptedEraseIsInvisibleAndFinished(t *testing.T) {
 	}))
 	check(t, s.SaveSnapshot(t.Context(), f, journal.Snapshot{Seq: 1}))
 	check(t, s.SaveIndex(t.Context(), f, make([]byte, 1<<20)))
-	check(t, s.write(t.Context(), 1, func(tx *txn) error { return markErased(tx, f) }))
+	check(t, s.write(t.Context(), "", 1, func(tx *txn) error { return markErased(tx, f) }))
 	list, err := s.Events(t.Context(), id, 0, 10)
 	check(t, err)
 	_, found, err := s.FindIdempotency(t.Context(), f, key)
@@ -188,7 +188,7 @@ func TestI12_IndexOfBeforeAnErasureDoesNotComeBack(t *testing.T) {
 	check(t, err)
 	late := indexRow{gen: s.newGen(), parts: 1, inline: []byte{}}
 	check(t, s.Erase(t.Context(), f))
-	err = s.write(t.Context(), 1, func(tx *txn) error { return late.save(tx, f, 0) })
+	err = s.write(t.Context(), "", 1, func(tx *txn) error { return late.save(tx, f, 0) })
 	if !errors.Is(err, journal.ErrFenced) {
 		t.Fatalf("got %v", err)
 	}
@@ -205,7 +205,7 @@ func TestIndexPartsThatNothingNamesAreCollected(t *testing.T) {
 	}
 	gen := s.newGen() // of a save that never ended
 	for part := range 9 {
-		check(t, s.write(t.Context(), 1, func(tx *txn) error {
+		check(t, s.write(t.Context(), "", 1, func(tx *txn) error {
 			return tx.exec(`INSERT INTO index_parts VALUES (?1, ?2, ?3, ?4, ?5, x'00')`, id.Tenant, id.Kind, id.ID, gen, part)
 		}))
 	}
@@ -322,7 +322,7 @@ func TestCollectorRunsByItselfAndEndsWithClose(t *testing.T) {
 // change alters stored rows behind the store's back.
 func change(t *testing.T, s *Store, query string, args ...any) {
 	t.Helper()
-	check(t, s.write(t.Context(), 1, func(tx *txn) error {
+	check(t, s.write(t.Context(), "", 1, func(tx *txn) error {
 		n, err := tx.changed(query, args...)
 		if err == nil && n == 0 {
 			err = errors.New("nothing to change")

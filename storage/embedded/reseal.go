@@ -107,7 +107,7 @@ func (s *Store) PutSealed(ctx context.Context, tenant, kind string, row journal.
 	query := fmt.Sprintf("UPDATE %s SET %s WHERE tenant = ?1 AND %s = ?%d AND (%s) = (%s)", kind, t.put, t.data, len(args)+1,
 		strings.Join(t.key, ", "), t.params(len(args)+2))
 	args = append(append(args, row.Data), anys(row.Key)...)
-	err = s.write(ctx, 256+len(data), func(tx *txn) error {
+	err = s.write(ctx, tenant, 256+len(data), func(tx *txn) error {
 		n, err := tx.changed(query, args...)
 		done = n == 1
 		return err
@@ -178,7 +178,7 @@ func (s *Store) PutSealedBlob(ctx context.Context, tenant string, b journal.Seal
 	w.ended = true
 	defer s.files.end(b.ID)
 	gone := false
-	err = s.write(ctx, 256+len(data), func(t *txn) error {
+	err = s.write(ctx, tenant, 256+len(data), func(t *txn) error {
 		n, err := t.changed(`UPDATE blobs SET note = ?4, data = ?5 WHERE tenant = ?1 AND id = ?2 AND note = ?3 AND (data IS NULL) = ?6`,
 			tenant, b.ID, b.Note, note, data, inFile)
 		if done = n == 1; err == nil && !done {
@@ -216,7 +216,7 @@ func (s *Store) SealedIndexes(ctx context.Context, tenant string, after []string
 // DropIndex implements journal.ResealStore. Parts that nothing names any more go at once.
 func (s *Store) DropIndex(ctx context.Context, tenant string, row journal.SealedRow) error {
 	var gen int64
-	err := s.write(ctx, 256, func(t *txn) error {
+	err := s.write(ctx, tenant, 256, func(t *txn) error {
 		_, err := t.row(`DELETE FROM indexes WHERE tenant = ?1 AND kind = ?2 AND id = ?3 AND gen = CAST(?4 AS INTEGER) RETURNING gen`,
 			[]any{tenant, row.At[0], row.At[1], row.At[2]}, &gen)
 		return err

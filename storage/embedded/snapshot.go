@@ -39,7 +39,7 @@ func (s *Store) SaveSnapshot(ctx context.Context, f journal.Fence, snap journal.
 	}
 	state, packed := s.codec.Pack(snap.State)
 	sum := int64(s.codec.Sum(snap.State))
-	return s.write(ctx, 256+len(state), func(t *txn) error {
+	return s.write(ctx, f.Identity.Tenant, 256+len(state), func(t *txn) error {
 		o, err := holder(t, f)
 		switch {
 		case err != nil:

@@ -80,6 +80,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if every <= 0 {
 		every = time.Hour
 	}
+	s.writer.folder.start()
 	s.writer.start()
 	collectCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	s.collector = cancel
@@ -128,7 +129,8 @@ func (s *Store) openWriter(ctx context.Context, path string) error {
 	}
 	s.bootGen = boot << 32
 	s.lastGen.Store(s.bootGen)
-	return nil
+	s.writer.folder, err = newCheckpointer(path, s.log)
+	return err
 }
 
 // newGen gives a number that no earlier write of this folder ever used.
@@ -142,6 +144,7 @@ func (s *Store) Close() error {
 		s.collector()
 		<-s.collected
 		s.writer.stop()
+		s.writer.folder.stop()
 		s.closeErr = s.release()
 	})
 	return s.closeErr
@@ -156,6 +159,9 @@ func (s *Store) release() error {
 	}
 	if s.read != nil {
 		errs = append(errs, s.read.close())
+	}
+	if s.writer != nil && s.writer.folder != nil {
+		errs = append(errs, s.writer.folder.db.Close())
 	}
 	if s.writer != nil {
 		errs = append(errs, s.writer.db.Close())
@@ -185,9 +191,10 @@ func (s *Store) Stats() Stats {
 	return Stats{Groups: w.groups.Load(), Ops: w.ops.Load(), Largest: w.largest.Load()}
 }
 
-// write runs one operation through the writer; cost is about the bytes it writes.
-func (s *Store) write(ctx context.Context, cost int, run func(*txn) error) error {
-	return s.writer.submit(ctx, cost, run)
+// write runs one operation of a tenant through the writer, in its turn; cost is about
+// the bytes it writes.
+func (s *Store) write(ctx context.Context, tenant string, cost int, run func(*txn) error) error {
+	return s.writer.submit(ctx, tenant, cost, run)
 }
 
 // privateDir makes a folder that only our user can enter, or closes an existing one to others.

@@ -35,7 +35,7 @@ func (s *Store) PutVectors(ctx context.Context, f journal.Fence, sc journal.Scop
 			cost += 256 + len(packed[to])
 			to++
 		}
-		err := s.write(ctx, cost, func(t *txn) error {
+		err := s.write(ctx, sc.Tenant, cost, func(t *txn) error {
 			if err := checkFence(t, f); err != nil {
 				return err
 			}

@@ -7,13 +7,14 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"granary.dev/granary/actors/journal"
 )
 
 const (
-	// smallCost parts the two queues: an operation that writes more, in bytes,
-	// waits in the bulk queue, where only one transaction's worth is taken at a time.
+	// smallCost parts small operations from bulk ones: of those that write more, in
+	// bytes, only one transaction's worth is taken at a time.
 	smallCost = 64 << 10
 	// groupOps and groupCost bound one transaction.
 	groupOps  = 256
@@ -23,9 +24,6 @@ const (
 	bulkCost = 1 << 20
 	// stepCost is what a step of a deletion counts for: one of them to a transaction.
 	stepCost = bulkCost
-	// smallQueue and bulkQueue bound what waits; submitters block when full.
-	smallQueue = 1024
-	bulkQueue  = 64
 )
 
 // States of an operation. Whoever moves it out of opWaiting decides its fate:
@@ -39,11 +37,12 @@ const (
 
 // op is one unit of work for the writer: all of it or nothing.
 type op struct {
-	run   func(*txn) error
-	cost  int // bytes it writes, roughly
-	state atomic.Int32
-	done  chan error // capacity 1
-	err   error      // the writer's own: result of run
+	tenant string // who is charged; "" is the store itself
+	run    func(*txn) error
+	cost   int // bytes it writes, roughly
+	state  atomic.Int32
+	done   chan error // capacity 1
+	err    error      // the writer's own: result of run
 }
 
 // writer owns the one connection that writes. It drains the operations that
@@ -55,12 +54,14 @@ type op struct {
 type writer struct {
 	path     string
 	log      *slog.Logger
-	small    chan *op
-	bulk     chan *op
+	queue    *queue
 	quit     chan struct{} // closed by stop
 	done     chan struct{} // closed when the loop has ended
 	stopOnce sync.Once
 	groupOps int // 1 in the benchmark that compares
+
+	folder   *checkpointer
+	unfolded int // bytes written since the last checkpoint was asked for
 
 	db    *sql.DB
 	conn  *sql.Conn // nil after a failed commit, until it is opened again
@@ -74,33 +75,20 @@ type writer struct {
 func newWriter(path string, db *sql.DB, log *slog.Logger) *writer {
 	return &writer{
 		path: path, log: log, db: db,
-		small: make(chan *op, smallQueue), bulk: make(chan *op, bulkQueue),
-		quit: make(chan struct{}), done: make(chan struct{}),
+		queue: newQueue(),
+		quit:  make(chan struct{}), done: make(chan struct{}),
 		groupOps: groupOps, stmts: map[string]*sql.Stmt{},
 	}
 }
 
 // submit queues one operation and waits for its outcome. A context that ends
 // before the writer took the operation yields its error and nothing is written.
-func (w *writer) submit(ctx context.Context, cost int, run func(*txn) error) error {
+func (w *writer) submit(ctx context.Context, tenant string, cost int, run func(*txn) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	o := &op{run: run, cost: cost, done: make(chan error, 1)}
-	queue := w.small
-	if cost > smallCost {
-		queue = w.bulk
-	}
-	select {
-	case <-w.quit:
-		return errClosed()
-	default:
-	}
-	select {
-	case queue <- o:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-w.quit:
+	o := &op{tenant: tenant, run: run, cost: cost, done: make(chan error, 1)}
+	if !w.queue.put(o) {
 		return errClosed()
 	}
 	return w.await(ctx, o)
@@ -149,67 +137,46 @@ func (w *writer) loop() {
 	}
 }
 
-// collect waits for an operation and takes what else waits. nil means stop.
+// collect waits for operations and takes those of one transaction; the group may
+// be empty when their submitters gave up. nil means stop.
 func (w *writer) collect() []*op {
-	select {
-	case <-w.quit:
-		return nil
-	default:
-	}
-	group := make([]*op, 0, 16)
-	var first *op
-	bulkTaken := 0
-	select {
-	case <-w.quit:
-		return nil
-	case first = <-w.small:
-	case first = <-w.bulk:
-		bulkTaken = first.cost
-	}
-	group = take(group, first)
-	total := first.cost
-	for len(group) < w.groupOps && total < groupCost {
-		select {
-		case o := <-w.small:
-			group = take(group, o)
-			total += o.cost
-			continue
-		default:
-		}
-		break
-	}
-	for len(group) < w.groupOps && bulkTaken < bulkCost {
-		select {
-		case o := <-w.bulk:
-			group = take(group, o)
-			bulkTaken += o.cost
-			continue
-		default:
-		}
-		break
-	}
-	return group
-}
-
-// take adds o unless its submitter gave up.
-func take(group []*op, o *op) []*op {
-	if o.state.CompareAndSwap(opWaiting, opTaken) {
-		return append(group, o)
-	}
-	return group
-}
-
-// refuseRest answers what is still queued. Submitters that enqueue after it
-// see w.done closed.
-func (w *writer) refuseRest() {
 	for {
-		var o *op
 		select {
-		case o = <-w.small:
-		case o = <-w.bulk:
+		case <-w.quit:
+			return nil
 		default:
-			return
 		}
+		group, wait := w.queue.next(w.groupOps)
+		if group != nil {
+			return group
+		}
+		if !w.pause(wait) {
+			return nil
+		}
+	}
+}
+
+// pause waits until an operation comes, and for no longer than wait unless it is 0;
+// false means stop.
+func (w *writer) pause(wait time.Duration) bool {
+	var late <-chan time.Time
+	if wait > 0 {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		late = t.C
+	}
+	select {
+	case <-w.quit:
+		return false
+	case <-w.queue.filled:
+	case <-late:
+	}
+	return true
+}
+
+// refuseRest answers what is still queued; nothing is queued any more then.
+func (w *writer) refuseRest() {
+	for _, o := range w.queue.close() {
 		if o.state.CompareAndSwap(opWaiting, opTaken) {
 			o.done <- errClosed()
 		}

@@ -4,8 +4,11 @@ package embedded
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 
@@ -28,7 +31,7 @@ func holdWriter(t *testing.T, s *Store) (letGo func()) {
 	entered, free := make(chan struct{}), make(chan struct{})
 	ended := make(chan error, 1)
 	go func() {
-		ended <- s.write(context.Background(), 1, func(*txn) error {
+		ended <- s.write(context.Background(), "", 1, func(*txn) error {
 			close(entered)
 			<-free
 			return nil
@@ -43,10 +46,22 @@ func holdWriter(t *testing.T, s *Store) (letGo func()) {
 	})
 }
 
-// waiting blocks until n operations are queued, without sleeping on a guess.
-func waiting(t *testing.T, queue chan *op, n int) {
+// waiting blocks until n operations of the kind are queued, without sleeping on a guess.
+func waiting(t *testing.T, s *Store, bulk bool, n int) {
 	t.Helper()
-	for len(queue) < n {
+	queued := func() (sum int) {
+		s.writer.queue.mu.Lock()
+		defer s.writer.queue.mu.Unlock()
+		for _, l := range s.writer.queue.lines {
+			if bulk {
+				sum += len(l.bulk)
+			} else {
+				sum += len(l.small)
+			}
+		}
+		return sum
+	}
+	for queued() < n {
 		if err := t.Context().Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -66,7 +81,7 @@ func TestContextThatEndsInTheQueueWritesNothing(t *testing.T) {
 	go func() {
 		answer <- s.Append(ctx, f, journal.Batch{Events: []journal.Event{{Seq: 1, Type: "t"}}})
 	}()
-	waiting(t, s.writer.small, 1)
+	waiting(t, s, false, 1)
 	cancel()
 	if err := <-answer; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
@@ -81,7 +96,7 @@ func TestContextThatEndsInTheQueueWritesNothing(t *testing.T) {
 func TestOperationTakenCompletesWhateverItsContext(t *testing.T) {
 	s := openAt(t, t.TempDir(), nil)
 	ctx, cancel := context.WithCancel(t.Context())
-	err := s.write(ctx, 1, func(tx *txn) error {
+	err := s.write(ctx, "", 1, func(tx *txn) error {
 		cancel()
 		return tx.exec(`INSERT INTO wakeups (tenant, kind, id, key, due) VALUES ('t', 'kb', 'i', 'k', 1)`)
 	})
@@ -103,7 +118,7 @@ func TestWaitingOperationsShareOneCommit(t *testing.T) {
 	for i := range n {
 		wg.Go(func() { _, _, errs[i] = s.Acquire(context.Background(), killGrain(i), journal.Claim{Node: "n"}) })
 	}
-	waiting(t, s.writer.small, n)
+	waiting(t, s, false, n)
 	letGo()
 	wg.Wait()
 	if err := errors.Join(errs...); err != nil {
@@ -122,36 +137,17 @@ func TestBulkWorkRidesOnePartToATransaction(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 5 {
 		wg.Go(func() {
-			if err := s.write(context.Background(), stepCost, func(*txn) error { return nil }); err != nil {
+			if err := s.write(context.Background(), "", stepCost, func(*txn) error { return nil }); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	waiting(t, s.writer.bulk, 5)
+	waiting(t, s, true, 5)
 	letGo()
 	wg.Wait()
 	if got := s.Stats().Groups - before; got != 6 {
 		t.Fatalf("5 bulk parts took %d transactions with the holder's, want 6", got)
 	}
-}
-
-func TestFullQueueWaitsForItsContext(t *testing.T) {
-	s := openQuiet(t)
-	letGo := holdWriter(t, s)
-	var wg sync.WaitGroup
-	for range bulkQueue {
-		wg.Go(func() { _ = s.write(context.Background(), stepCost, func(*txn) error { return nil }) })
-	}
-	waiting(t, s.writer.bulk, bulkQueue)
-	ctx, cancel := context.WithCancel(t.Context())
-	answer := make(chan error, 1)
-	go func() { answer <- s.write(ctx, stepCost, func(*txn) error { return nil }) }()
-	cancel()
-	if err := <-answer; !errors.Is(err, context.Canceled) {
-		t.Fatalf("got %v", err)
-	}
-	letGo()
-	wg.Wait()
 }
 
 func TestFailingOperationIsRolledBackAlone(t *testing.T) {
@@ -163,7 +159,7 @@ func TestFailingOperationIsRolledBackAlone(t *testing.T) {
 	errs := make([]error, n)
 	for i := range n {
 		wg.Go(func() {
-			errs[i] = s.write(context.Background(), 1, func(tx *txn) error {
+			errs[i] = s.write(context.Background(), "", 1, func(tx *txn) error {
 				err := tx.exec(`INSERT INTO wakeups (tenant, kind, id, key, due) VALUES ('t', 'kb', 'i', ?1, 1)`,
 					fmt.Sprint(i))
 				if i%2 == 1 && err == nil {
@@ -173,7 +169,7 @@ func TestFailingOperationIsRolledBackAlone(t *testing.T) {
 			})
 		})
 	}
-	waiting(t, s.writer.small, n)
+	waiting(t, s, false, n)
 	letGo()
 	wg.Wait()
 	for i, err := range errs {
@@ -210,8 +206,8 @@ func TestI4_FullDatabaseWritesNothingOfTheGroup(t *testing.T) {
 			Events: []journal.Event{{Seq: 1, Type: "t", Data: make([]byte, 1<<20)}},
 		})
 	})
-	waiting(t, s.writer.small, 1)
-	waiting(t, s.writer.bulk, 1)
+	waiting(t, s, false, 1)
+	waiting(t, s, true, 1)
 	letGo()
 	wg.Wait()
 	if !errors.Is(bigErr, journal.ErrUnavailable) {
@@ -234,7 +230,45 @@ func TestI4_FullDatabaseWritesNothingOfTheGroup(t *testing.T) {
 
 // setPageLimit makes the writing connection believe that the disk ends there.
 func (s *Store) setPageLimit(pages int) error {
-	return s.write(context.Background(), 1, func(tx *txn) error {
+	return s.write(context.Background(), "", 1, func(tx *txn) error {
 		return tx.exec(fmt.Sprintf(`PRAGMA max_page_count = %d`, pages))
 	})
+}
+
+// The log is folded back beside the writer, which never pauses here: it must begin
+// anew all the same, and what was written must be there.
+func TestLogStaysBoundedWhileWritesGoOn(t *testing.T) {
+	dir := t.TempDir()
+	s := openAt(t, dir, nil)
+	const writers, rounds = 4, 150
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			f, _, err := s.Acquire(context.Background(), killGrain(i), journal.Claim{Node: "n"})
+			for n := int64(1); n <= rounds && err == nil; n++ {
+				err = s.Append(context.Background(), f, journal.Batch{Head: n - 1, Events: []journal.Event{{Seq: n, Type: "t", Data: noise(256 << 10)}}})
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	info, err := os.Stat(filepath.Join(dir, "granary.db-wal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := info.Size() >> 20; size > 80 {
+		t.Errorf("the log has %d MB after %d MB were written", size, writers*rounds/4)
+	}
+	if n := count(t, s, `SELECT count(*) FROM events`); n != writers*rounds {
+		t.Errorf("%d events", n)
+	}
+}
+
+// noise cannot be compressed.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.Read(b) // never fails
+	return b
 }
