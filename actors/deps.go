@@ -48,6 +48,7 @@ type Ownership interface {
 
 // ParseRequest is a source to parse.
 type ParseRequest struct {
+	Tenant    string    // whose turn a worker takes
 	Name      string    // file name, tells the type when nothing else does
 	MediaType string    // declared type, "" when none
 	Body      io.Reader // the bytes

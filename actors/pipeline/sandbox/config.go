@@ -14,8 +14,9 @@ type Config struct {
 	// Command is the argv of a worker: a program that calls [WorkerMain] on its
 	// standard input and output. Default: this executable with "parse-worker".
 	Command []string
-	// Size is how many workers run at most. Default: one less than the
-	// processors, at least 1 and at most 8.
+	// Size is how many workers run at most; one tenant has at most one less, if
+	// there are several. Default: one less than the processors, at least 2 and at
+	// most 8.
 	Size int
 	// MemoryBytes caps the private memory of a worker. Default 512 MiB, and not
 	// below 384 MiB where PDFs are parsed: compiling their module peaks at 315
@@ -48,7 +49,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Command = []string{exe, "parse-worker"}
 	}
 	if c.Size <= 0 {
-		c.Size = min(max(runtime.NumCPU()-1, 1), 8)
+		c.Size = min(max(runtime.NumCPU()-1, 2), 8)
 	}
 	if c.MemoryBytes <= 0 {
 		c.MemoryBytes = 512 << 20

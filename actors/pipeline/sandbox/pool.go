@@ -21,7 +21,7 @@ var ErrClosed = errors.New("parse pool is closed")
 type Pool struct {
 	cfg     Config
 	spawner *spawner
-	slots   chan struct{} // one token per running job
+	gate    *gate
 	ctx     context.Context
 	cancel  context.CancelFunc
 	jobIDs  atomic.Uint64
@@ -38,7 +38,7 @@ func NewPool(c Config) (*Pool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parse pool: %w", err)
 	}
-	p := &Pool{cfg: c, spawner: startSpawner(), slots: make(chan struct{}, c.Size)}
+	p := &Pool{cfg: c, spawner: startSpawner(), gate: newGate(c.Size)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p, nil
 }
@@ -46,6 +46,7 @@ func NewPool(c Config) (*Pool, error) {
 // Request is one source, either the file at Path, which the worker opens for
 // reading, or the Size bytes of Data.
 type Request struct {
+	Tenant    string // whose turn it takes
 	Name      string
 	MediaType string
 	Path      string
@@ -67,19 +68,30 @@ func (p *Pool) Parse(ctx context.Context, r Request) (*pipeline.Parsed, error) {
 		return nil, err
 	}
 	defer p.users.Done()
-	select {
-	case p.slots <- struct{}{}:
-		defer func() { <-p.slots }()
-	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for a parse worker: %w", ctx.Err())
-	case <-p.ctx.Done():
-		return nil, ErrClosed
+	if err := p.wait(ctx, r.Tenant); err != nil {
+		return nil, err
 	}
+	defer p.gate.leave(r.Tenant)
 	out, used, err := p.attempt(ctx, r, false)
 	if used && pipeline.ReasonOf(err) == parse.ReasonCrashed {
 		out, _, err = p.attempt(ctx, r, true)
 	}
 	return out, err
+}
+
+// wait waits for the tenant's turn.
+func (p *Pool) wait(ctx context.Context, tenant string) error {
+	waitCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	err := p.gate.enter(waitCtx, tenant)
+	switch {
+	case err == nil:
+		return nil
+	case p.ctx.Err() != nil:
+		return ErrClosed
+	}
+	return fmt.Errorf("wait for a parse worker: %w", err)
 }
 
 // enter registers a user of the pool.
@@ -200,21 +212,54 @@ func (p *Pool) worker(fresh bool) (*process, error) {
 	return startProcess(p.spawner, p.cfg)
 }
 
-// release puts a worker back, or ends it after enough jobs. A worker that has
+// release puts a worker back, or replaces it after enough jobs. A worker that has
 // grown to half of its memory is not given to the next job.
 func (p *Pool) release(w *process) {
 	u, err := usageOf(w.pid())
 	grown := err == nil && u.private > p.cfg.MemoryBytes/2
 	p.mu.Lock()
 	keep := !p.closed && !grown && w.jobs < p.cfg.MaxJobs && len(p.idle) < p.cfg.Size
-	if keep {
-		w.timer = time.AfterFunc(p.cfg.IdleTime, func() { p.reap(w) })
-		p.idle = append(p.idle, w)
+	replace := !keep && !p.closed
+	switch {
+	case keep:
+		p.keep(w)
+	case replace:
+		p.users.Add(1)
 	}
 	p.mu.Unlock()
-	if !keep {
+	switch {
+	case replace:
+		go p.replace(w)
+	case !keep:
 		w.stop(p.cfg)
 	}
+}
+
+// keep makes a worker idle; p.mu is held.
+func (p *Pool) keep(w *process) {
+	w.timer = time.AfterFunc(p.cfg.IdleTime, func() { p.reap(w) })
+	p.idle = append(p.idle, w)
+}
+
+// replace starts the next worker before a job needs it, and ends the old one: both
+// take tens of milliseconds, which are nobody's who only wants a text parsed.
+func (p *Pool) replace(old *process) {
+	defer p.users.Done()
+	fresh, err := startProcess(p.spawner, p.cfg)
+	if err != nil {
+		p.cfg.Logger.Warn("start parse worker", "err", err) // the next job tries again, and tells
+	} else {
+		p.mu.Lock()
+		keep := !p.closed && len(p.idle) < p.cfg.Size
+		if keep {
+			p.keep(fresh)
+		}
+		p.mu.Unlock()
+		if !keep {
+			fresh.stop(p.cfg)
+		}
+	}
+	old.stop(p.cfg)
 }
 
 // reap ends a worker that is still idle.

@@ -87,7 +87,7 @@ type parser struct {
 
 // Parse implements actors.Parser.
 func (p *parser) Parse(ctx context.Context, r actors.ParseRequest) (*pipeline.Parsed, error) {
-	req := sandbox.Request{Name: r.Name, MediaType: r.MediaType, Size: r.Size}
+	req := sandbox.Request{Tenant: r.Tenant, Name: r.Name, MediaType: r.MediaType, Size: r.Size}
 	if r.Size <= inMemory {
 		data, err := io.ReadAll(io.LimitReader(r.Body, r.Size+1))
 		if err != nil {

@@ -136,7 +136,7 @@ type FetchConfig struct {
 
 // ParseConfig bounds the parser processes.
 type ParseConfig struct {
-	// Workers is how many run at most. Default: one less than the processors, 1 to 8.
+	// Workers is how many run at most. Default: one less than the processors, 2 to 8.
 	Workers int `yaml:"workers"`
 	// MemoryBytes caps each. Default 512 MiB.
 	MemoryBytes int64 `yaml:"memory_bytes"`
