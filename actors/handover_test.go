@@ -262,7 +262,7 @@ func TestHandOverGivesSlotsBack_B4(t *testing.T) {
 		var free []func()
 		for i := range 4 { // as many as there are; nobody alone gets all
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			release, err := a.slots.Acquire(ctx, fmt.Sprint("other", i), "kb", 4)
+			release, err := a.slots.Acquire(ctx, fmt.Sprint("other", i), "kb", 4, actors.Work{})
 			cancel()
 			if err != nil {
 				t.Fatal("a slot is held after the hand-over")

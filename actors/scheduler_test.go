@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -33,7 +34,7 @@ func serve(s *actors.Scheduler, d time.Duration, seed uint64, loads []load) []ti
 			r := rand.New(rand.NewPCG(seed, uint64(i*1000+j)))
 			all.Go(func() {
 				for {
-					release, err := s.Acquire(ctx, l.tenant, l.kb, l.limit)
+					release, err := s.Acquire(ctx, l.tenant, l.kb, l.limit, actors.Work{})
 					if err != nil {
 						return
 					}
@@ -131,7 +132,7 @@ func TestSlotsAreNeverLostNorExceeded_B4(t *testing.T) {
 					time.Sleep(time.Duration(r.IntN(200)) * time.Millisecond)
 					ctx, cancel := context.WithTimeout(t.Context(), time.Duration(r.IntN(60))*time.Millisecond)
 					defer cancel()
-					release, err := s.Acquire(ctx, tenant, kb, limit)
+					release, err := s.Acquire(ctx, tenant, kb, limit, actors.Work{})
 					if err != nil {
 						return
 					}
@@ -163,7 +164,7 @@ func checkSlots(t *testing.T, s *actors.Scheduler, slots int) {
 	var releases []func()
 	for i := range slots {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		release, err := s.Acquire(ctx, fmt.Sprintf("last%d", i), "kb", 1)
+		release, err := s.Acquire(ctx, fmt.Sprintf("last%d", i), "kb", 1, actors.Work{})
 		cancel()
 		if err != nil {
 			t.Fatalf("slot %d of %d is lost", i+1, slots)
@@ -172,7 +173,7 @@ func checkSlots(t *testing.T, s *actors.Scheduler, slots int) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	if _, err := s.Acquire(ctx, "more", "kb", 1); err == nil {
+	if _, err := s.Acquire(ctx, "more", "kb", 1, actors.Work{}); err == nil {
 		t.Error("there is a slot too many")
 	}
 	for _, release := range releases {
@@ -184,20 +185,20 @@ func checkSlots(t *testing.T, s *actors.Scheduler, slots int) {
 func TestTenantAtItsLimitHoldsUpNobody_B4(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := actors.NewScheduler(4)
-		first, err := s.Acquire(t.Context(), "a", "kb", 1)
+		first, err := s.Acquire(t.Context(), "a", "kb", 1, actors.Work{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		waiting := make(chan func())
 		go func() {
-			release, err := s.Acquire(t.Context(), "a", "kb", 1)
+			release, err := s.Acquire(t.Context(), "a", "kb", 1, actors.Work{})
 			if err != nil {
 				t.Error(err)
 			}
 			waiting <- release
 		}()
 		synctest.Wait()
-		other, err := s.Acquire(t.Context(), "b", "kb", 1)
+		other, err := s.Acquire(t.Context(), "b", "kb", 1, actors.Work{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -224,7 +225,7 @@ func TestAFloodLeavesTheDoorOpenForTheNextTenant_P3(t *testing.T) {
 		for range 50 {
 			flood.Go(func() {
 				for {
-					release, err := s.Acquire(ctx, "flood", "kb", 100)
+					release, err := s.Acquire(ctx, "flood", "kb", 100, actors.Work{})
 					if err != nil {
 						return
 					}
@@ -239,7 +240,7 @@ func TestAFloodLeavesTheDoorOpenForTheNextTenant_P3(t *testing.T) {
 			time.Sleep(1500 * time.Millisecond)
 			synctest.Wait()
 			start := time.Now()
-			release, err := s.Acquire(t.Context(), "calm", "kb", 100)
+			release, err := s.Acquire(t.Context(), "calm", "kb", 100, actors.Work{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -254,5 +255,118 @@ func TestAFloodLeavesTheDoorOpenForTheNextTenant_P3(t *testing.T) {
 		if most.Load() != 2 {
 			t.Errorf("the flood had %d of 3 slots, want all but the last", most.Load())
 		}
+	})
+}
+
+// A5: what units cost is known by their bytes before they end: while a large one runs,
+// the small ones of another knowledge base get the slots, not one for one.
+func TestSlotsAreSharedByCostNotByNumber_A5(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := actors.NewScheduler(8)
+		unit := func(kb string, bytes int64) func() {
+			release, err := s.Acquire(t.Context(), "t", kb, 5, actors.Work{Stage: actors.StageEmbed, Bytes: bytes})
+			if err != nil {
+				t.Error(err)
+				return func() {}
+			}
+			return release
+		}
+		for range 50 { // a byte takes a millisecond
+			release := unit("warm", 10)
+			time.Sleep(10 * time.Millisecond)
+			release()
+		}
+		var hold []func()
+		for range 4 {
+			hold = append(hold, unit("warm", 1))
+		}
+		large := unit("large", 1000)
+		var order []string
+		var mu sync.Mutex
+		var all sync.WaitGroup
+		for i := range 8 {
+			all.Go(func() {
+				kb, bytes := "small", int64(10)
+				if i%2 == 0 {
+					kb, bytes = "large", 1000
+				}
+				release := unit(kb, bytes)
+				mu.Lock()
+				order = append(order, kb)
+				mu.Unlock()
+				time.Sleep(time.Duration(bytes) * time.Millisecond)
+				release()
+			})
+			synctest.Wait()
+		}
+		hold[0]()
+		time.Sleep(200 * time.Millisecond)
+		mu.Lock()
+		got := slices.Clone(order)
+		mu.Unlock()
+		if !slices.Equal(got[:min(4, len(got))], []string{"small", "small", "small", "small"}) {
+			t.Errorf("while a large unit ran the slots went to %v, want the four small ones first", got)
+		}
+		large()
+		for _, h := range hold[1:] {
+			h()
+		}
+		all.Wait()
+	})
+}
+
+// A5: while a tenant that has used less is at work, one with a flood makes way by a
+// slot more than its equal part, but is not kept out for longer than half a second.
+func TestAFloodMakesWayButNotForEver_A5(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := actors.NewScheduler(3) // as on two processors
+		ctx, stop := context.WithCancel(t.Context())
+		var running, overlap, served atomic.Int64
+		var calmAtWork atomic.Bool
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() {
+				for {
+					release, err := s.Acquire(ctx, "flood", "kb", 100, actors.Work{})
+					if err != nil {
+						return
+					}
+					running.Add(1)
+					if calmAtWork.Load() {
+						overlap.Add(1)
+					}
+					served.Add(1)
+					time.Sleep(20 * time.Millisecond)
+					running.Add(-1)
+					release()
+				}
+			})
+		}
+		time.Sleep(10*time.Second + 7*time.Millisecond)
+		calm := func(units int) {
+			calmAtWork.Store(true)
+			for range units {
+				release, err := s.Acquire(t.Context(), "calm", "kb", 100, actors.Work{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				time.Sleep(20 * time.Millisecond)
+				release()
+				time.Sleep(2 * time.Millisecond) // it stores what it made
+			}
+			calmAtWork.Store(false)
+		}
+		calm(10)
+		if n := overlap.Load(); n > 0 {
+			t.Errorf("%d units of the flood began beside the single document", n)
+		}
+		before := served.Load()
+		calm(1000) // 22 s of work: far more than was saved up
+		if n := served.Load() - before; n < 300 {
+			t.Errorf("the flood got %d units beside 1000 of the other's", n)
+		}
+		stop()
+		all.Wait()
 	})
 }

@@ -233,7 +233,7 @@ func (j *job) await(ctx context.Context, decided <-chan bool) error {
 
 // parse reads and cuts the source under one processing slot.
 func (j *job) parse(ctx context.Context, source kb.Source) (*pipeline.Parsed, []pipeline.Chunk, error) {
-	release, err := j.deps.Slots.Acquire(ctx, j.scope.Tenant, j.kbID, j.slots)
+	release, err := j.deps.Slots.Acquire(ctx, j.scope.Tenant, j.kbID, j.slots, Work{StageParse, source.Size})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -244,7 +244,7 @@ func (j *job) parse(ctx context.Context, source kb.Source) (*pipeline.Parsed, []
 		return nil, nil, err
 	}
 	defer func() { _ = body.Close() }()
-	parsed, err := j.deps.Parser.Parse(ctx, ParseRequest{Name: j.doc.Name, MediaType: j.doc.MediaType, Body: body, Size: info.Size})
+	parsed, err := j.deps.Parser.Parse(ctx, ParseRequest{Tenant: j.scope.Tenant, Name: j.doc.Name, MediaType: j.doc.MediaType, Body: body, Size: info.Size})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -280,12 +280,30 @@ func (j *job) write(ctx context.Context, chunks []pipeline.Chunk, content kb.Con
 
 // analyse builds the keyword index of the attempt, which is work as parsing is.
 func (j *job) analyse(ctx context.Context, content kb.Content, chunks []pipeline.Chunk) (*search.Segment, error) {
-	release, err := j.deps.Slots.Acquire(ctx, j.scope.Tenant, j.kbID, j.slots)
+	release, err := j.deps.Slots.Acquire(ctx, j.scope.Tenant, j.kbID, j.slots, analysing(chunks))
 	if err != nil {
 		return nil, err
 	}
 	defer release()
 	return search.BuildSegment([]search.SegmentDoc{segmentDoc(j.doc, j.doc.Version, j.doc.Attempt, content, chunks, nil)})
+}
+
+func analysing(chunks []pipeline.Chunk) Work {
+	w := Work{Stage: StageAnalyse}
+	for _, c := range chunks {
+		w.Bytes += int64(len(c.Text))
+	}
+	return w
+}
+
+// embedding is what is embedded until others may go first.
+func embedding(in []embed.Input) Work {
+	w := Work{Stage: StageEmbed}
+	for _, i := range in {
+		w.Bytes += int64(len(i.Text))
+	}
+	w.Bytes = min(w.Bytes, embed.TurnBytes)
+	return w
 }
 
 func (j *job) attempt() journal.Attempt {
@@ -383,12 +401,18 @@ func (j *job) compute(ctx context.Context, model string, in []embed.Input, hashe
 	if err := j.count(ctx); err != nil {
 		return nil, err
 	}
-	release, err := j.deps.Slots.Acquire(ctx, j.scope.Tenant, j.kbID, j.slots)
+	release, err := j.deps.Slots.Acquire(ctx, j.scope.Tenant, j.kbID, j.slots, embedding(in))
 	if err != nil {
 		return nil, err
 	}
-	got, embedErr := j.deps.Embedder.Passages(ctx, in)
-	release()
+	got, embedErr := j.deps.Embedder.Passages(embed.WithTurns(ctx, func(ctx context.Context) (err error) {
+		release()
+		release, err = j.deps.Slots.Acquire(ctx, j.scope.Tenant, j.kbID, j.slots, embedding(in))
+		return err
+	}), in)
+	if release != nil { // else the wait for the next turn was ended
+		release()
+	}
 	fresh := make([]journal.Vectors, len(got))
 	for i, e := range got {
 		fresh[i] = journal.Vectors{Hash: hashes[i], Space: uint8(e.Space), Data: e.Vectors}

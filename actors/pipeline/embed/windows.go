@@ -58,6 +58,9 @@ func (b *batcher) add(ctx context.Context, owner int, window []int) error {
 		if err := b.flush(ctx); err != nil {
 			return err
 		}
+		if err := giveTurn(ctx); err != nil {
+			return err
+		}
 	}
 	b.owners = append(b.owners, owner)
 	b.batch = append(b.batch, window)

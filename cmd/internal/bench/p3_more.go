@@ -115,7 +115,7 @@ func occupy(ctx context.Context, s *actors.Scheduler) (free func(), err error) {
 		held = nil
 	}
 	for range actors.DefaultSlots() {
-		release, err := s.Acquire(ctx, "occupier", "occupier", actors.DefaultSlots())
+		release, err := s.Acquire(ctx, "occupier", "occupier", actors.DefaultSlots(), actors.Work{})
 		if err != nil {
 			free()
 			return nil, err

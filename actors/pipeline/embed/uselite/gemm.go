@@ -1,5 +1,7 @@
 package uselite
 
+import "runtime"
+
 // The micro-kernel computes a tile of 6 rows × 16 columns: 12 of the 16 AVX
 // registers hold the tile, which is the largest that leaves room for operands.
 const (
@@ -11,6 +13,11 @@ const (
 	// the second level.
 	depthBlock = 512
 	rowBlock   = 192
+
+	// A batch of more than one text lets others run after this many columns of a
+	// block, some hundred microseconds of work; the runtime would let them wait for
+	// ten milliseconds each time. A question never makes way.
+	yieldCols = 128
 )
 
 // kernel adds a 6×16 tile to c: c[r][j] += Σ_i a[r][i]·b[i][j] for i < depth.
@@ -41,11 +48,15 @@ func packMatrix(w []float32, rows, cols int, scale func(col int) float32) panels
 // multiplyAdd adds a·b to c. rows is a multiple of tileRows; a has b.rows
 // columns and stride lda, c has b.cols columns and stride ldc.
 func (k kernel) multiplyAdd(rows int, a []float32, lda int, b panels, c []float32, ldc int) {
+	bulk := rows > roundUp(MaxTokens, tileRows)
 	for d := 0; d < b.rows; d += depthBlock {
 		depth := min(depthBlock, b.rows-d)
 		for r0 := 0; r0 < rows; r0 += rowBlock {
 			r1 := min(rows, r0+rowBlock)
 			for col := 0; col < b.cols; col += tileCols {
+				if bulk && col%yieldCols == 0 {
+					runtime.Gosched()
+				}
 				panel := b.data[col*b.rows+d*tileCols:]
 				for r := r0; r < r1; r += tileRows {
 					k(depth, a[r*lda+d:], lda, panel, c[r*ldc+col:], ldc)
