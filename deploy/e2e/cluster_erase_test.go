@@ -233,7 +233,7 @@ func TestNothingIsFoundAfterItsDeletionByAnyNode_I3(t *testing.T) {
 
 // I3: with several nodes on one database the owner is killed at steps of an erasure; another
 // ends it, with one receipt, and nothing is left in the store or to the next of the name.
-func TestErasureOutlivesItsOwnerAtEachStep_I3(t *testing.T) {
+func TestErasureOutlivesItsOwnerKilledOnTheWay_I3(t *testing.T) {
 	if testing.Short() {
 		t.Skip("starts a cluster")
 	}
