@@ -28,6 +28,7 @@ import (
 type floodFlags struct {
 	granary string
 	english bool
+	conns   int
 	docs    int // of the tenant that floods
 	singles int // of the other, one after another, in each phase
 }
@@ -40,6 +41,7 @@ func flood(ctx context.Context, args []string) (err error) {
 	fs := flag.NewFlagSet("flood", flag.ContinueOnError)
 	fs.StringVar(&f.granary, "granary", "bin/granary", "the program")
 	fs.IntVar(&f.docs, "docs", 10_000, "documents of 4 KB that one tenant adds")
+	fs.IntVar(&f.conns, "connections", 8, "that the flood comes through")
 	fs.BoolVar(&f.english, "english", true, "documents in English")
 	fs.IntVar(&f.singles, "singles", 100, "documents of the other tenant, in each phase")
 	if err := fs.Parse(args); err != nil {
@@ -67,7 +69,7 @@ func flood(ctx context.Context, args []string) (err error) {
 	}
 	flooding, stop := context.WithCancel(ctx)
 	defer stop()
-	done := noisy.pour(flooding, f.docs)
+	done := noisy.pour(flooding, f.docs, f.conns)
 	if err := pause(ctx, 5*time.Second); err != nil {
 		return err
 	}
@@ -80,7 +82,7 @@ func flood(ctx context.Context, args []string) (err error) {
 	row(fmt.Sprintf("a single document of 4 KB to READY while another tenant floods %d", f.docs),
 		fmt.Sprintf("p50 %s, p95 %s", millis(during, 50), millis(during, 95)), fmt.Sprintf("on the idle server p50 %s, p95 %s", millis(idle, 50), millis(idle, 95)),
 		fmt.Sprintf("p50 %.1f ×, p95 %.1f × (goal 2 × at p95)", ratioAt(during, idle, 50), ratioAt(during, idle, 95)),
-		fmt.Sprintf("one node, built-in embedder, English: %t, %d documents each, %d of the flood sent by then", f.english, f.singles, sent))
+		fmt.Sprintf("one node, built-in embedder, English: %t, %d connections, %d documents each, %d of the flood sent by then", f.english, f.conns, f.singles, sent))
 	return nil
 }
 
@@ -172,6 +174,9 @@ func (s *flooded) tenant(ctx context.Context, name string, english bool) (*flood
 	return &floodTenant{name: name, english: english, docs: granaryv1connect.NewDocumentServiceClient(client)}, err
 }
 
+// manyConnections keeps as many open as the flood comes through.
+var manyConnections = &http.Transport{MaxIdleConnsPerHost: 1024}
+
 // withToken sends a token with each request.
 type withToken struct{ token string }
 
@@ -179,7 +184,7 @@ type withToken struct{ token string }
 func (t withToken) RoundTrip(r *http.Request) (*http.Response, error) {
 	r = r.Clone(r.Context())
 	r.Header.Set("Authorization", "Bearer "+t.token)
-	return http.DefaultTransport.RoundTrip(r)
+	return manyConnections.RoundTrip(r)
 }
 
 // floodText is about 4 KB of sentences of its own: English, which the model embeds, or
@@ -236,13 +241,13 @@ func (t *floodTenant) singles(ctx context.Context, phase string, n int) ([]time.
 	return out, nil
 }
 
-// pour adds documents through eight connections until all are sent or ctx ends,
+// pour adds documents through some connections until all are sent or ctx ends,
 // and then tells how many there were.
-func (t *floodTenant) pour(ctx context.Context, n int) <-chan int {
+func (t *floodTenant) pour(ctx context.Context, n, conns int) <-chan int {
 	var mu sync.Mutex
 	next, sent := 0, 0
 	var all sync.WaitGroup
-	for range 8 {
+	for range conns {
 		all.Go(func() {
 			for ctx.Err() == nil {
 				mu.Lock()
