@@ -2,7 +2,6 @@ package actors
 
 import (
 	"context"
-	"math"
 	"runtime"
 	"sync"
 	"time"
@@ -25,6 +24,8 @@ type Scheduler struct {
 	slots   int
 	recent  map[string]time.Time // when tenants last gave a slot back
 	free    int
+	heldFor *share        // who has used less, while another is held back for it
+	heldAt  time.Time     // since when
 	again   *time.Timer   // looks again at who was held back; nil when nobody is
 	clock   time.Duration // virtual time of the last grant
 	tenants map[string]*share
@@ -126,6 +127,7 @@ func (s *Scheduler) enqueue(tenant, kb string, w *waiter) {
 
 // grant hands free slots to the least served.
 func (s *Scheduler) grant() {
+	s.settle(time.Now())
 	for s.free > 0 {
 		t := s.nextTenant()
 		if t == nil {
@@ -156,8 +158,9 @@ func (s *Scheduler) nextTenant() *share {
 		if k == nil || t.running >= min(k.waiters[0].limit, part) {
 			continue
 		}
-		if t.running == part-1 && least < t.key() && now.Sub(t.granted) < heldBack {
-			s.lookAgain()
+		if ahead := t.key() - least.key(); t.running == part-1 && ahead > 0 && now.Sub(t.granted) < heldBack {
+			s.heldFor, s.heldAt = least, now
+			s.lookAgain(ahead)
 			continue
 		}
 		// Running units count as used at the margin, else one tenant takes all
@@ -181,30 +184,32 @@ const credit = time.Second
 // another has used less, so that many small ones in turn do not keep it out.
 const heldBack = 500 * time.Millisecond
 
-// least is the least that a tenant at work has used. One between two units counts: it
+// least is the tenant at work that has used the least. One between two units counts: it
 // is about to ask again.
-func (s *Scheduler) least() time.Duration {
-	least := time.Duration(math.MaxInt64)
-	for _, t := range s.tenants {
-		if t.running > 0 || t.waited() {
-			least = min(least, t.key())
-		}
-	}
-	for id := range s.recent {
-		if t := s.tenants[id]; t != nil {
-			least = min(least, t.key())
-		} else {
-			least = min(least, s.clock-credit) // as which it would join
+func (s *Scheduler) least() *share {
+	var least *share
+	for id, t := range s.tenants {
+		if _, recent := s.recent[id]; (recent || t.running > 0 || t.waited()) && (least == nil || t.key() < least.key()) {
+			least = t
 		}
 	}
 	return least
 }
 
+// settle charges the time for which others were held back to whom they were held back
+// for: who uses little all the time cannot keep a processor idle beside it for ever.
+func (s *Scheduler) settle(now time.Time) {
+	if s.heldFor != nil {
+		s.heldFor.used += now.Sub(s.heldAt)
+		s.heldFor = nil
+	}
+}
+
 // lookAgain has the slots granted anew when the one for whom another was held back may
 // have ended its work: no unit that ends need tell.
-func (s *Scheduler) lookAgain() {
+func (s *Scheduler) lookAgain(soon time.Duration) {
 	if s.again == nil {
-		s.again = time.AfterFunc(atWork, func() {
+		s.again = time.AfterFunc(min(max(soon, time.Millisecond), atWork), func() {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.again = nil
@@ -225,6 +230,9 @@ func (s *Scheduler) active(now time.Time) int {
 	for id, at := range s.recent {
 		if t := s.tenants[id]; now.Sub(at) > atWork {
 			delete(s.recent, id)
+			if t != nil {
+				s.tidyTenant(id, t)
+			}
 		} else if t == nil || t.running == 0 && !t.waited() {
 			n++
 		}
@@ -295,6 +303,12 @@ func (s *Scheduler) tidy(tenant string, t *share, kb string, k *share) {
 	if k.running == 0 && len(k.waiters) == 0 && (k.used <= t.clock || len(t.kbs) > maxShares) {
 		delete(t.kbs, kb)
 	}
+	if _, recent := s.recent[tenant]; !recent || len(s.tenants) > maxShares {
+		s.tidyTenant(tenant, t)
+	}
+}
+
+func (s *Scheduler) tidyTenant(tenant string, t *share) {
 	if t.running == 0 && !t.waited() && (t.used <= s.clock-credit || len(s.tenants) > maxShares) {
 		delete(s.tenants, tenant)
 	}

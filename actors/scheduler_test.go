@@ -370,3 +370,35 @@ func TestAFloodMakesWayButNotForEver_A5(t *testing.T) {
 		all.Wait()
 	})
 }
+
+// A5: a tenant that is at work all the time and uses little does not keep a flood from
+// half of its part: the time it is held back for is charged.
+func TestALittleUserDoesNotIdleTheNode_A5(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := actors.NewScheduler(3)
+		ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+		defer stop()
+		var all sync.WaitGroup
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if release, err := s.Acquire(ctx, "little", "kb", 100, actors.Work{}); err == nil {
+					time.Sleep(2 * time.Millisecond)
+					release()
+				}
+				time.Sleep(18 * time.Millisecond)
+			}
+		})
+		var flood time.Duration
+		for ctx.Err() == nil {
+			if release, err := s.Acquire(ctx, "flood", "kb", 100, actors.Work{}); err == nil {
+				time.Sleep(20 * time.Millisecond)
+				release()
+				flood += 20 * time.Millisecond
+			}
+		}
+		all.Wait()
+		if flood < 25*time.Second {
+			t.Errorf("the flood got %v of a slot in a minute", flood)
+		}
+	})
+}
